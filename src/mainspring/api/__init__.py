@@ -1,0 +1,1 @@
+"""Every operation once, and its projections over HTTP."""

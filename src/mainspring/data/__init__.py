@@ -1,0 +1,1 @@
+"""Versioned tables: sources, contracts, profiles, splits and the leakage sentinel."""

@@ -1,0 +1,1 @@
+"""Metrics with intervals, slices, gates and the evaluation report."""

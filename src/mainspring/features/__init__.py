@@ -1,0 +1,1 @@
+"""Feature definitions that run the same in training and serving."""

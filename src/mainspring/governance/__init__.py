@@ -1,0 +1,1 @@
+"""Who may, who did, and from what: roles, tokens, approvals, audit, lineage and privacy."""

@@ -1,0 +1,1 @@
+"""The loop itself: train, prove, release, watch and heal."""

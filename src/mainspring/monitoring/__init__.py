@@ -1,0 +1,1 @@
+"""What production tells: the prediction log, labels, monitors and alerts."""

@@ -1,0 +1,1 @@
+"""Durable pipelines, schedules, triggers and leases."""

@@ -1,0 +1,1 @@
+"""Model bundles: safe formats, proven parity, content digests."""

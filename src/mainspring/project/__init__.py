@@ -1,0 +1,1 @@
+"""What a team declares in its project file, and the plan that makes it so."""

@@ -1,0 +1,1 @@
+"""The data plane: bundles that answer predictions over HTTP."""

@@ -1,0 +1,1 @@
+"""Pure functions of arrays: intervals, sketches, drift distances and sequential tests."""

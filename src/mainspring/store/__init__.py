@@ -1,0 +1,1 @@
+"""All durable state: the decisions database, content-addressed objects, and the chained event log."""

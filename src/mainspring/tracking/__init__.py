@@ -1,0 +1,1 @@
+"""Runs and their environment, kept in MLflow."""

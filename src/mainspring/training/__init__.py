@@ -1,0 +1,1 @@
+"""Seeded fitting, hyper-parameter search and baselines."""
