@@ -106,6 +106,8 @@ def new_id(clock: Clock) -> str:
     """Return a fresh UUID version 7 (RFC 9562): ids made later sort later, to the millisecond."""
     milliseconds = int(clock.now().timestamp() * 1000) & 0xFFFFFFFFFFFF
     random = int.from_bytes(os.urandom(10), "big")
-    value = (milliseconds << 80) | (0x7 << 76) | (((random >> 64) & 0xFFF) << 64) | (0b10 << 62) | (random & (2**62 - 1))
+    value = (
+        (milliseconds << 80) | (0x7 << 76) | (((random >> 64) & 0xFFF) << 64) | (0b10 << 62) | (random & (2**62 - 1))
+    )
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

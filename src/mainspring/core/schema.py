@@ -79,8 +79,11 @@ class Schema:
         return SchemaDiff(
             added=tuple(name for name in after.names if name not in self),
             removed=tuple(name for name in self.names if name not in after),
-            retyped=tuple((c.name, c.dtype, after[c.name].dtype) for c in self
-                          if c.name in after and after[c.name].dtype != c.dtype),  # fmt: skip
+            retyped=tuple(
+                (c.name, c.dtype, after[c.name].dtype)
+                for c in self
+                if c.name in after and after[c.name].dtype != c.dtype
+            ),
         )
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -114,13 +117,19 @@ class Signature:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "inputs": self.inputs.to_json(), "task": self.task, "classes": list(self.classes),
-            "positive": self.positive, "extras": self.extras.to_json(),
-        }  # fmt: skip
+            "inputs": self.inputs.to_json(),
+            "task": self.task,
+            "classes": list(self.classes),
+            "positive": self.positive,
+            "extras": self.extras.to_json(),
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Signature:
         return cls(
-            inputs=Schema.from_json(data["inputs"]), task=data["task"], classes=tuple(data["classes"]),
-            positive=data["positive"], extras=Schema.from_json(data["extras"]),
-        )  # fmt: skip
+            inputs=Schema.from_json(data["inputs"]),
+            task=data["task"],
+            classes=tuple(data["classes"]),
+            positive=data["positive"],
+            extras=Schema.from_json(data["extras"]),
+        )

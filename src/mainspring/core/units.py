@@ -12,13 +12,27 @@ from datetime import timedelta
 from mainspring.core.errors import Invalid
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-          "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # fmt: skip
+_BYTES = {
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629746.0}
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)")
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq,
-}  # fmt: skip
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "==": operator.eq,
+}
 
 
 def _fail(text: str, position: int, message: str, hint: str) -> Invalid:
@@ -42,8 +56,12 @@ def _quantity(text: str, units: dict[str, float] | dict[str, int], what: str, ex
         unit = re.compile(r"[A-Za-z]*").match(text, start)
         assert unit is not None
         if unit.group() not in units:
-            raise _fail(text, start, f"unknown unit {unit.group()!r} in the {what}" if unit.group() else
-                        f"the {what} has no unit", hint)  # fmt: skip
+            raise _fail(
+                text,
+                start,
+                f"unknown unit {unit.group()!r} in the {what}" if unit.group() else f"the {what} has no unit",
+                hint,
+            )
         total += float(number.group()) * units[unit.group()]
         position = unit.end()
         while position < end and text[position] == " ":
