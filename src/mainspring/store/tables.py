@@ -119,6 +119,7 @@ step_cache = sa.Table(
 )  # fmt: skip
 leases = sa.Table(
     "leases", metadata, _key("name"), _text("holder"), _whole("token"), _at("expires_at"), _maybe("worker"),
+    sa.Column("expires_tick", sa.Float, nullable=False, default=0.0),
 )  # fmt: skip
 schedules = sa.Table(
     "schedules", metadata, _key("project"), _key("name"), _text("cron"), _text("zone"), _text("misfire"),
