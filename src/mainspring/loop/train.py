@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mainspring.core.clock import parse_instant
-from mainspring.core.errors import Invalid, Refused
+from mainspring.core.errors import Refused
 from mainspring.core.records import Verdict
 from mainspring.core.ref import digest_json
 from mainspring.loop import table as tables
@@ -138,7 +137,7 @@ class _Training:
         notes: list[str] = []
         for name in tables.datasets_of(self.spec, self.model):
             ctx.progress(None, f"reading {name}")
-            result = ingest(ctx.ws, self.spec.name, self.spec.dataset(name), now=self._as_of(ctx))
+            result = ingest(ctx.ws, self.spec.name, self.spec.dataset(name), now=ctx.logical_time)
             version = result.version
             found[name] = {"version": version.version, "digest": version.digest, "rows": version.rows}
             if result.quarantined:
@@ -154,7 +153,7 @@ class _Training:
             "parameters": digest_json({"predicts": describe(self.model.predicts), "task": self.model.task,
                                        "positive": self.model.positive, "split": str(self.model.split)}),
             # Outcomes mature with time, so labels make the instant an input; a column target does not.
-            "time": ctx.logical_time if timed else "",
+            "time": ctx.logical_time.isoformat() if timed else "",
         }  # fmt: skip
 
     def features(self, ctx: StepContext) -> Outputs:
@@ -164,7 +163,7 @@ class _Training:
         found = ctx.inputs["ingest"]["datasets"]
         frames = {n: read(ctx.ws, self.spec.name, n, found[n]["version"]) for n in found}
         ctx.progress(None, "building the training table")
-        table = tables.build(self.spec, self.model, frames, self._as_of(ctx))
+        table = tables.build(self.spec, self.model, frames, ctx.logical_time)
         task, classes, positive, why = tables.resolve_task(self.model, table.frame[tables.TARGET])
         return {
             "table": ctx.ws.objects.put(tables.to_parquet(table.frame)),
@@ -275,12 +274,6 @@ class _Training:
                           "owner": self.spec.owner, "next": f"mainspring models show {self.model.name}@{version}"},
                     dedup_id=ctx.run_id)  # fmt: skip
         return {"told": True}
-
-    def _as_of(self, ctx: StepContext) -> datetime:
-        try:
-            return parse_instant(ctx.logical_time)
-        except Invalid:
-            return ctx.ws.clock.now()
 
     def _frame(self, ctx: StepContext) -> pl.DataFrame:
         return tables.from_parquet(ctx.ws.objects.get(ctx.inputs["features"]["table"]))

@@ -1,0 +1,110 @@
+"""Why a prediction was made: the record of it, what it came from, who let it live, and the same answer once more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from mainspring.core.errors import NotFound
+from mainspring.loop.release import PRODUCTION, bundle_path
+from mainspring.store.events import read_events
+from mainspring.store.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """Everything known of one prediction.
+
+    Args:
+        recorded: The answer that was given.
+        reexecuted: The answer that the same bundle gives now for the recorded request.
+        agrees: Whether the two are the same number.
+        live_then: The version that production pointed at when the prediction was made.
+        contributions: Features by their global importance in this version.
+        history: Events of the version, oldest first: registered, gated, approved, promoted.
+    """
+
+    prediction_id: str
+    model: str
+    version: int
+    at: datetime
+    request: dict[str, Any]
+    extras: dict[str, Any]
+    recorded: Any
+    reexecuted: Any
+    agrees: bool
+    live_then: int | None
+    bundle_digest: str
+    code_digest: str
+    environment_digest: str
+    run_id: str
+    datasets: dict[str, Any]
+    features: list[dict[str, Any]]
+    author: str
+    approvals: list[dict[str, Any]]
+    verdicts: list[dict[str, Any]]
+    contributions: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+def why(ws: Workspace, project: str, prediction_id: str) -> Dossier:
+    """Return the dossier of a prediction, its answer computed again from the recorded request.
+
+    Raises:
+        NotFound: no log of the project holds that prediction.
+    """
+    from mainspring.governance.approvals import list_approvals
+    from mainspring.monitoring.capture import find_prediction
+    from mainspring.registry.models import as_of, get_lineage, get_version
+    from mainspring.serving.runtime import Scorer
+
+    found = find_prediction(ws.home, project, prediction_id)
+    if found is None:
+        raise NotFound(f"no prediction {prediction_id!r} in the logs of project {project!r}",
+                       hint="an answer carries its prediction_id; mainspring models list")  # fmt: skip
+    model, record = found
+    version = get_version(ws, project, model, record["version"])
+    lineage = get_lineage(ws, project, model, version.version)
+    scorer = Scorer.load(bundle_path(ws, version.bundle_digest), trust_pickle=ws.settings.trust_pickle)
+    again = scorer.score_rows([record["inputs"]])
+    live_then = as_of(ws, project, model, PRODUCTION, record["at"])
+    with ws.read() as tx:
+        history = read_events(tx, project, subject=version.ref)
+    return Dossier(
+        prediction_id=prediction_id,
+        model=model,
+        version=version.version,
+        at=record["at"],
+        request=record["inputs"],
+        extras=record["extras"],
+        recorded=record["score"],
+        reexecuted=_plain(again[0]),
+        agrees=_same(record["score"], again[0]),
+        live_then=live_then,
+        bundle_digest=version.bundle_digest,
+        code_digest=lineage.get("code", ""),
+        environment_digest=lineage.get("environment", ""),
+        run_id=version.run_id,
+        datasets=lineage.get("datasets", {}),
+        features=scorer.features_json,
+        author=version.author,
+        approvals=[{"actor": a.actor, "role": a.role, "at": a.at.isoformat(), "comment": a.comment}
+                   for a in list_approvals(ws, project, model, version.version)],
+        verdicts=[{"gate": v.gate, "passed": v.passed, "reason": v.reason} for v in version.verdicts],
+        contributions=lineage.get("importance", {}),
+        history=[{"type": e.type, "at": e.at.isoformat(), "actor": e.actor, "data": e.data} for e in history],
+    )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return np.asarray(value).tolist()
+
+
+def _same(recorded: Any, again: Any) -> bool:
+    before, after = np.atleast_1d(np.asarray(recorded, float)), np.atleast_1d(np.asarray(again, float))
+    # One request alone may take another path through the runtime than a batch did: the last bit is allowed to differ.
+    return before.shape == after.shape and all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(before, after, strict=True))
