@@ -92,8 +92,8 @@ def size(text: str | int) -> int:
     >>> size("64MB")
     64000000
     """
-    if isinstance(text, int) and not isinstance(text, bool):
-        return text
+    if isinstance(text, int):
+        return int(text)
     return int(_quantity(text, _BYTES, "size", '"64MB" or "1.5GiB"'))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from mainspring.core.errors import Conflict, MissingExtra, Unavailable
+from mainspring.core.errors import Conflict, MissingExtra, Refused, Unavailable
 
 BUSY_S = 5.0
 
@@ -104,6 +104,13 @@ class Database:
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
             cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise Unavailable(f"the decisions database does not answer: {cause}", hint="mainspring doctor") from error
+        except sa.exc.DatabaseError as error:
+            if type(error) is not sa.exc.DatabaseError:
+                raise
+            raise Refused(
+                f"the decisions database is damaged: {error.orig}",
+                hint="bring back a copy from the backups folder; mainspring doctor --deep",
+            ) from error
 
     def close(self) -> None:
         """Drop the connections."""

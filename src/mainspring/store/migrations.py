@@ -86,10 +86,7 @@ def back_up(database: Database, directory: Path, name: str) -> Path:
         return path
     path = directory / f"{name}.jsonl.gz"
     path.touch(mode=0o600)
-    with (
-        database.read() as connection,
-        gzip.open(os.open(path, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600), "wt") as out,
-    ):
+    with database.read() as connection, gzip.open(path, "wt", encoding="utf-8") as out:
         # What the database holds now, not what this program would create: the backup precedes the change.
         for table in sa.inspect(connection).get_table_names():
             for row in connection.execute(sa.text(f'SELECT * FROM "{table}"')).mappings():
