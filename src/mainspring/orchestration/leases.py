@@ -134,17 +134,23 @@ def is_free(row: sa.Row[Any], clock: Clock) -> bool:
 
 
 class Heartbeat:
-    """Renews a lease, three times per `ttl`, from a thread of its own; `lost` is set once it is somebody else's.
+    """Renews a lease, three times per `ttl`, from a thread of its own.
 
     Args:
         ws: The workspace.
         lease: What to renew.
         on_beat: Called from the thread every second, and soon after each `wake()`.
+        on_lost: Called once with the reason when the lease is somebody else's.
     """
 
-    def __init__(self, ws: Workspace, lease: Lease, on_beat: Callable[[], None] = lambda: None) -> None:
-        self.lost = threading.Event()
-        self._ws, self._lease, self._on_beat = ws, lease, on_beat
+    def __init__(
+        self,
+        ws: Workspace,
+        lease: Lease,
+        on_beat: Callable[[], None] = lambda: None,
+        on_lost: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self._ws, self._lease, self._on_beat, self._on_lost = ws, lease, on_beat, on_lost
         self._ended, self._woken = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"heartbeat-{lease.name}", daemon=True)
 
@@ -169,15 +175,15 @@ class Heartbeat:
                 return
             self._woken.clear()
             # While the database is away nobody else can take the lease either; the next beat tells.
-            with suppress(Unavailable):
-                self._on_beat()
-                if time.monotonic() - renewed >= pause:
-                    try:
+            try:
+                with suppress(Unavailable):
+                    self._on_beat()
+                    if time.monotonic() - renewed >= pause:
                         renew(self._ws, self._lease)
-                    except Conflict:
-                        self.lost.set()
-                        return
-                    renewed = time.monotonic()
+                        renewed = time.monotonic()
+            except Conflict:
+                self._on_lost("taken over by another process")
+                return
 
 
 @lru_cache(maxsize=1)
@@ -204,9 +210,9 @@ def oom_kills() -> int:
             groups[controllers] = path
     version_2 = Path(f"/sys/fs/cgroup{groups.get('', '')}/memory.events")
     version_1 = Path(f"/sys/fs/cgroup/memory{groups.get('memory', '')}/memory.oom_control")
-    for path in (version_1, version_2):
+    for events in (version_1, version_2):
         with suppress(OSError):
-            if found := re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE):
+            if found := re.search(r"^oom_kill (\d+)$", events.read_text(), re.MULTILINE):
                 return int(found.group(1))
     return 0
 
