@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -127,6 +128,8 @@ def test_two_instances_on_one_machine_do_not_meet(tmp_path: Path) -> None:
     with one.change("p") as change:
         change.event("tested", "thing:x")
     assert (_count(one, tables.events), _count(two, tables.events)) == (1, 0)
+    one.close()
+    two.close()
 
 
 def test_a_cold_store_opened_by_four_processes_at_once_is_made_once(settings: Settings, tmp_path: Path) -> None:
@@ -163,9 +166,11 @@ def test_a_migration_is_backed_up_before_and_runs_once(settings: Settings, clock
     assert migrate(workspace.database, clock, tmp_path / "backups", (*MIGRATIONS, added)) == []
     (backup,) = (tmp_path / "backups").iterdir()
     if backup.suffix == ".db":
-        assert sqlite3.connect(backup).execute("SELECT count(*) FROM events").fetchone() == (1,)
+        with closing(sqlite3.connect(backup)) as copy:
+            assert copy.execute("SELECT count(*) FROM events").fetchone() == (1,)
     with pytest.raises(Conflict, match="newer"):
         migrate(workspace.database, clock, tmp_path / "backups", MIGRATIONS)
+    workspace.close()
 
 
 def test_a_migration_that_fails_leaves_the_schema_as_it_was(
@@ -182,6 +187,7 @@ def test_a_migration_that_fails_leaves_the_schema_as_it_was(
     assert current_number(workspace.database) == MIGRATIONS[-1].number
     with workspace.read() as tx:
         assert not sa.inspect(tx).has_table("half")
+    workspace.close()
 
 
 def test_a_writer_that_waits_too_long_is_told_so(local_workspace: Workspace) -> None:

@@ -119,8 +119,12 @@ def open_workspace(settings: Settings, *, clock: Clock | None = None, actor: str
     os.umask(0o077)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.database)
-    with _OPENING, file_lock(settings.home / "locks" / "migrate"), _migration_lock(database):
-        migrate(database, clock, settings.home / "backups")
+    try:
+        with _OPENING, file_lock(settings.home / "locks" / "migrate"), _migration_lock(database):
+            migrate(database, clock, settings.home / "backups")
+    except BaseException:
+        database.close()
+        raise
     return Workspace(
         settings,
         database,
