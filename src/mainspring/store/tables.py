@@ -93,7 +93,7 @@ declarations = sa.Table(
 dataset_versions = sa.Table(
     "dataset_versions", metadata, _key("project"), _key("name"), _key("version", sa.BigInteger), _text("digest"),
     _whole("rows"), _json("schema"), _at("created_at"), _maybe("window"), _maybe("previous", sa.BigInteger),
-    _maybe("fingerprint"), _maybe("profile_digest"), _json("source"),
+    _maybe("fingerprint"), _maybe("profile_digest"), _json("source"), _maybe("expired_at", Instant),
 )  # fmt: skip
 dataset_windows = sa.Table(
     "dataset_windows", metadata, _key("project"), _key("name"), _key("window"), _whole("version"), _text("digest"),
