@@ -7,12 +7,13 @@ import hmac
 import secrets
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from mainspring.core.errors import Forbidden, Invalid, NotFound
+from mainspring.core.errors import Forbidden, Invalid, NotFound, Unavailable
 from mainspring.core.ref import check_name
 from mainspring.core.units import duration
 from mainspring.governance.access import EVERYWHERE, INSTALLATION, Actor, Role, check_role
@@ -107,7 +108,8 @@ def authenticate(ws: Workspace, text: str) -> Actor | None:
         return None
     now = ws.clock.now()
     if row.last_used_at is None or now - row.last_used_at > _TOUCH:
-        with ws.database.write() as connection:
+        # When it was last used is worth a row, not a refusal: a database that cannot be written still answers reads.
+        with suppress(Unavailable), ws.database.write() as connection:
             connection.execute(tokens.update().where(tokens.c.id == row.id).values(last_used_at=now))
     return Actor(row.actor, row.role, row.projects)
 

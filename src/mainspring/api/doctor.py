@@ -1,0 +1,254 @@
+"""Is everything well: the environment, the services, and the invariants that a fault would break."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import sqlite3
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from mainspring.core.errors import MainspringError
+from mainspring.core.records import ModelVersion
+from mainspring.governance import audit
+from mainspring.governance.approvals import valid_approvals
+from mainspring.store import tables
+from mainspring.store.workspace import Workspace
+
+Level = Literal["ok", "warning", "error"]
+Found = tuple[Level, str, str]
+_STALE = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question and its answer; `hint` is the next step where something is wrong."""
+
+    name: str
+    level: Level
+    detail: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """All answers; `well` while none is an error."""
+
+    well: bool
+    checks: tuple[Check, ...]
+
+
+def examine(ws: Workspace, *, deep: bool = False) -> Checkup:
+    """Return the state of this installation.
+
+    Args:
+        ws: The workspace.
+        deep: Also read every bundle that is registered, and compare it with its digest.
+    """
+    questions: list[tuple[str, Callable[[Workspace], Found]]] = [
+        ("python", _python), ("packages", _packages), ("disk", _disk), ("file modes", _modes),
+        ("database", _database), ("control plane", _control_plane), ("data plane", _data_plane),
+        ("audit chain", _audit_chain), ("aliases", _aliases), ("approvals", _approved), ("endpoints", _endpoints),
+        ("runs", _runs), ("bundles", _bundles_read if deep else _bundles), ("outbox", _outbox),
+        ("idempotency", _idempotency),
+    ]  # fmt: skip
+    checks = tuple(_ask(ws, name, question) for name, question in questions)
+    return Checkup(all(check.level != "error" for check in checks), checks)
+
+
+def _ask(ws: Workspace, name: str, question: Callable[[Workspace], Found]) -> Check:
+    try:
+        return Check(name, *question(ws))
+    except MainspringError as error:
+        return Check(name, "error", error.message, error.hint)
+    except Exception as error:  # a check that breaks is an answer too; the others still run
+        return Check(name, "error", f"the check itself failed: {type(error).__name__}: {error}")
+
+
+def _python(ws: Workspace) -> Found:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return ("ok", version, "") if sys.version_info >= (3, 11) else ("error", version, "install Python 3.11 or newer")
+
+
+def _packages(ws: Workspace) -> Found:
+    missing = []
+    for line in importlib.metadata.requires("mainspring") or ():
+        name = "".join(c for c in line.partition(";")[0] if c.isalnum() or c in "-_.[").partition("[")[0]
+        name = name.rstrip("0123456789.")
+        if "extra ==" not in line and not any(True for _ in importlib.metadata.Distribution.discover(name=name)):
+            missing.append(name)
+    if missing:
+        return "error", f"not installed: {', '.join(missing)}", "pip install mainspring"
+    return "ok", f"mainspring {importlib.metadata.version('mainspring')}", ""
+
+
+def _disk(ws: Workspace) -> Found:
+    usage = shutil.disk_usage(ws.home)
+    used, free = 1 - usage.free / usage.total, f"{usage.free / 1e9:.1f} GB free"
+    if used > 0.95:
+        return "error", f"{used:.0%} full, {free}", "free some space; writes will fail soon"
+    return ("warning", f"{used:.0%} full, {free}", "plan for more space") if used > 0.85 else ("ok", free, "")
+
+
+def _modes(ws: Workspace) -> Found:
+    watched = [ws.home, *ws.home.glob("*.db"), *(ws.home / "keys").glob("*")]
+    open_to_others = [path.name for path in watched if path.stat().st_mode & 0o077]
+    if open_to_others:
+        return "error", f"others can read {', '.join(open_to_others)}", f"chmod -R go= {ws.home}"
+    return "ok", f"{ws.home} is the owner's alone", ""
+
+
+def _database(ws: Workspace) -> Found:
+    with ws.read() as tx:
+        number = tx.execute(sa.select(sa.func.max(tables.schema_version.c.number))).scalar()
+        if ws.database.dialect == "sqlite":
+            said = tx.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if said != "ok":
+                return "error", f"SQLite is damaged: {said}", f"restore the newest copy in {ws.home / 'backups'}"
+    kind = f"SQLite {sqlite3.sqlite_version}" if ws.database.dialect == "sqlite" else ws.database.dialect
+    return "ok", f"{kind}, schema {number}", ""
+
+
+def _control_plane(ws: Workspace) -> Found:
+    return _answers(str(ws.settings.api.get("host", "127.0.0.1")), int(ws.settings.api.get("port", 8000)), "/health")
+
+
+def _data_plane(ws: Workspace) -> Found:
+    port = int(ws.settings.serving.get("port", 8080))
+    return _answers(str(ws.settings.serving.get("host", "127.0.0.1")), port, "/health/live")
+
+
+def _answers(host: str, port: int, path: str) -> Found:
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=2) as response:
+            return "ok", f"answers at {host}:{port} ({response.status})", ""
+    except OSError:
+        return "warning", f"nothing answers at {host}:{port}", "mainspring up"
+
+
+def _audit_chain(ws: Workspace) -> Found:
+    report = audit.verify(ws)
+    problems = [f"{chain.project}: {problem}" for chain in report.chains for problem in chain.problems]
+    if problems:
+        return "error", "; ".join(problems[:3]), "mainspring audit verify"
+    return "ok", f"{sum(chain.events for chain in report.chains)} events in {len(report.chains)} chains", ""
+
+
+def _aliases(ws: Workspace) -> Found:
+    aliases, versions = tables.aliases, tables.model_versions
+    same = sa.and_(aliases.c.project == versions.c.project, aliases.c.model == versions.c.model,
+                   aliases.c.version == versions.c.version)  # fmt: skip
+    query = sa.select(aliases, versions.c.status).select_from(aliases.outerjoin(versions, same))
+    with ws.read() as tx:
+        rows = tx.execute(query).all()
+    for row in rows:
+        named = f"{row.project}: model:{row.model}@{row.alias}"
+        if row.status is None:
+            return (
+                "error",
+                f"{named} points at version {row.version}, which does not exist",
+                "mainspring models promote",
+            )
+        if row.status == "blocked" and row.alias == "production":
+            return "error", f"{named} points at version {row.version}, which is blocked", "mainspring models rollback"
+    return "ok", f"{len(rows)} aliases point at versions that exist", ""
+
+
+def _approved(ws: Workspace) -> Found:
+    asked = 0
+    for version in _live(ws):
+        if any(verdict.gate == "approved" for verdict in version.verdicts):
+            asked += 1
+            if not valid_approvals(ws, version):
+                return ("error", f"{version.project}: {version.ref} is live without an approval that binds it",
+                        f"mainspring models approve {version.model}@{version.version}")  # fmt: skip
+    return "ok", f"{asked} live versions asked for an approval and have one", ""
+
+
+def _endpoints(ws: Workspace) -> Found:
+    from mainspring.serving.split import read_split
+
+    behind, followed = [], 0
+    for version in _live(ws):
+        split = read_split(ws.home, version.project, version.model)
+        if split is not None:
+            followed += 1
+            if split.version != version.version:
+                behind.append(f"{version.project}/{version.model} serves {split.version}, {version.version} is live")
+    if behind:
+        return "error", "; ".join(behind), "mainspring models promote MODEL@VERSION writes it again"
+    return "ok", f"{followed} endpoints serve the live version", ""
+
+
+def _runs(ws: Workspace) -> Found:
+    runs, leases = tables.runs, tables.leases
+    with ws.read() as tx:
+        running = list(tx.execute(sa.select(runs.c.id).where(runs.c.status == "RUNNING")).scalars())
+        held = set(tx.execute(sa.select(leases.c.name).where(leases.c.holder != "")).scalars())
+    orphans = [run for run in running if f"run:{run}" not in held]
+    if orphans:
+        return "error", f"{len(orphans)} runs say RUNNING and nobody holds their lease", "mainspring worker --once"
+    return "ok", f"{len(running)} running, each under a lease", ""
+
+
+def _bundles(ws: Workspace) -> Found:
+    rows = _versions(ws)
+    missing = [
+        f"{row.project}: model:{row.model}@{row.version}" for row in rows if not ws.objects.exists(row.bundle_digest)
+    ]
+    if missing:
+        return "error", f"no bundle is stored for {', '.join(missing[:3])}", "restore the object store from a backup"
+    return "ok", f"{len(rows)} versions have their bundle; --deep reads them", ""
+
+
+def _bundles_read(ws: Workspace) -> Found:
+    rows = _versions(ws)
+    for row in rows:
+        ws.objects.get(row.bundle_digest)  # raises when the bytes are not those of the digest
+    return "ok", f"{len(rows)} bundles have the bytes of their digest", ""
+
+
+def _outbox(ws: Workspace) -> Found:
+    outbox = tables.outbox
+    with ws.read() as tx:
+        dead = tx.execute(sa.select(sa.func.count()).where(outbox.c.status == "dead")).scalar() or 0
+        late = tx.execute(
+            sa.select(sa.func.count()).where(
+                outbox.c.status == "pending", outbox.c.created_at < ws.clock.now() - _STALE
+            )
+        ).scalar()
+    if dead:
+        return "warning", f"{dead} messages were given up on", "mainspring doctor --json, then look at the receiver"
+    return (
+        ("warning", f"{late} messages wait for over an hour", "mainspring up") if late else ("ok", "nothing waits", "")
+    )
+
+
+def _idempotency(ws: Workspace) -> Found:
+    with ws.read() as tx:
+        rows = tx.execute(sa.select(tables.idempotency.c.response, tables.idempotency.c.created_at)).all()
+    stuck = sum(1 for row in rows if not row.response and row.created_at < ws.clock.now() - _STALE)
+    return ("warning", f"{stuck} requests never ended", "repeat them with the same key") if stuck else (
+        "ok", f"{len(rows)} keys remembered", "")  # fmt: skip
+
+
+def _versions(ws: Workspace) -> list[sa.Row[Any]]:
+    found = tables.model_versions.c
+    with ws.read() as tx:
+        return list(tx.execute(sa.select(found.project, found.model, found.version, found.bundle_digest)).all())
+
+
+def _live(ws: Workspace) -> Iterator[ModelVersion]:
+    from mainspring.registry.models import get_version
+
+    query = sa.select(tables.aliases).where(tables.aliases.c.alias == "production")
+    with ws.read() as tx:
+        rows = tx.execute(query).all()
+    for row in rows:
+        yield get_version(ws, row.project, row.model, row.version)
