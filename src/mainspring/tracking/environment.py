@@ -96,7 +96,7 @@ def installed_packages(paths: Sequence[str]) -> str:
             name, _, version = stem.partition("-")
             if kind == "dist-info" and version:
                 found.setdefault(name.lower().replace("_", "-").replace(".", "-"), version)
-    return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()))
+    return "".join(sorted(f"{name}=={version}\n" for name, version in found.items()))
 
 
 def _code(directory: Path) -> tuple[str, bytes]:
