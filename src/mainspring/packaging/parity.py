@@ -1,0 +1,263 @@
+"""Proof that a packed model gives the scores of the trained one, on ordinary rows and where formats break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mainspring.core.schema import Column, Schema
+from mainspring.packaging.graph import Array
+from mainspring.packaging.predictor import Predictor
+
+# A probability may differ by this much; a number by this much of its own size.
+TOLERANCE = 1e-6
+_ROWS = 20_000
+_BASES, _GRID, _JUMPS, _INSIDE = 2, 48, 4, 9
+_FLOATS = (0.0, -0.0, 1e-40, -1e-40, 16_777_217.0, 9_007_199_254_740_993.0, 3.4028234e38, -3.4028234e38)
+_INTEGERS = (0, -1, 16_777_217, 2_147_483_648, 1_700_000_000_123)
+_TEXTS = ("", " ", "\u2603 never seen", "NaN", "x" * 300)
+
+Columns = dict[str, Array]
+Score = Callable[[Mapping[str, Array], int], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """What the comparison of a packed model with its reference found.
+
+    Args:
+        format: The format that was compared.
+        passed: Whether every score agreed within `tolerance`.
+        rows: Rows of the test set compared.
+        edge_rows: Constructed rows compared: thresholds, extremes, missing, categories never seen.
+        refused_rows: Rows that the reference refuses; the packed model must not answer them with a number.
+        max_difference: Largest difference on test rows, relative for numbers above 1.
+        max_edge_difference: The same on edge rows.
+        flips: Rows whose most probable class changed.
+        tolerance: Largest difference that passes.
+        reason: One sentence for people.
+    """
+
+    format: str
+    passed: bool
+    rows: int
+    edge_rows: int
+    refused_rows: int
+    max_difference: float
+    max_edge_difference: float
+    flips: int
+    tolerance: float
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows and what the reference says of them: scores, and a mask of those it refuses."""
+
+    columns: Columns
+    n: int
+    scores: Array
+    refused: Array
+
+
+def judged(reference: Score, columns: Columns, n: int) -> Rows:
+    """Return rows with the reference's scores, row by row where it refuses the whole."""
+    try:
+        scores = reference(columns, n)
+        return Rows(columns, n, scores, _unanswered(scores))
+    except Exception:  # a user's model may raise anything; which rows does it refuse?
+        singles = [_one(reference, {name: values[i : i + 1] for name, values in columns.items()}) for i in range(n)]
+    shape = next((each.shape[1:] for each in singles if each is not None), ())
+    scores = np.stack([np.full(shape, np.nan) if each is None else each[0] for each in singles])
+    return Rows(columns, n, scores, _unanswered(scores))
+
+
+def _one(reference: Score, columns: Columns) -> Array | None:
+    try:
+        return reference(columns, 1)
+    except Exception:
+        return None
+
+
+def _unanswered(scores: Array) -> Array:
+    return ~np.isfinite(scores).reshape(len(scores), -1).all(axis=1)
+
+
+def compare(candidate: Predictor, ordinary: Rows, edges: Rows) -> ParityReport:
+    """Return how far a packed model is from the reference's scores on ordinary rows and on edge rows."""
+    found = [_compare(candidate, rows) for rows in (ordinary, edges)]
+    (difference, flips, made_up), (edge_difference, edge_flips, edge_made_up) = found
+    passed = difference <= TOLERANCE and edge_difference <= TOLERANCE and not made_up + edge_made_up
+    where = "a row of the test set" if difference > TOLERANCE else "a constructed edge row"
+    reason = (
+        f"{ordinary.n:,} test rows and {edges.n:,} edge rows agree within {TOLERANCE:g}" if passed
+        else f"{made_up + edge_made_up} rows that the model refuses get a score" if made_up + edge_made_up
+        else f"the scores differ by {max(difference, edge_difference):.3g} on {where}"
+    )  # fmt: skip
+    return ParityReport(
+        candidate.format, passed, ordinary.n, edges.n, int(ordinary.refused.sum() + edges.refused.sum()), difference,
+        edge_difference, flips + edge_flips, TOLERANCE, reason,
+    )  # fmt: skip
+
+
+def _compare(candidate: Predictor, rows: Rows) -> tuple[float, int, int]:
+    """Return the largest difference, the changed decisions, and the rows answered that the reference refuses."""
+    if not rows.n:
+        return 0.0, 0, 0
+    other = judged(candidate.predict, rows.columns, rows.n)
+    both = ~rows.refused
+    made_up = int((rows.refused & ~other.refused).sum())
+    if not both.any():
+        return 0.0, 0, made_up
+    expected, given = rows.scores[both], other.scores[both]
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(expected - given) / np.maximum(1.0, np.abs(expected))
+    largest = float("inf") if np.isnan(difference).any() else float(difference.max())
+    flips = expected.argmax(1) != given.argmax(1) if expected.ndim == 2 else (expected >= 0.5) != (given >= 0.5)
+    return largest, int(flips.sum()), made_up
+
+
+def spread(n: int, count: int) -> Array:
+    """Return at most `count` row numbers, evenly over n rows."""
+    return np.unique(np.linspace(0, n - 1, min(n, count)).astype(np.int64)) if n else np.empty(0, np.int64)
+
+
+def take(columns: Mapping[str, Array], rows: Array) -> Columns:
+    return {name: values[rows] for name, values in columns.items()}
+
+
+def ordinary_rows(reference: Score, columns: Columns, n: int) -> Rows:
+    """Return test rows with the reference's scores; of a large set every k-th row."""
+    chosen = spread(n, _ROWS)
+    return judged(reference, take(columns, chosen), len(chosen))
+
+
+def edge_rows(reference: Score, sample: Columns, n: int, inputs: Schema) -> Rows:
+    """Return rows where formats break, with the reference's scores.
+
+    Each row is an ordinary one with one value changed: to a missing value, to the limits of a type, to a category
+    never seen, or to either side of a place where the model's score jumps. The jumps are searched in the model's own
+    answers, down to neighbouring float32 values, so that preprocessing does not hide them; nine values between the
+    neighbours catch a threshold that was rounded.
+    """
+    bases = spread(n, _BASES)
+    changes: list[tuple[int, str, Any]] = []
+    for column in inputs:
+        for index, value in enumerate(_limits(column, sample[column.name])):
+            changes.append((int(bases[index % len(bases)]), column.name, value))
+    changes += _jumps(reference, sample, n, inputs)
+    columns = _apply(sample, changes, inputs)
+    return judged(reference, columns, len(changes))
+
+
+def _limits(column: Column, values: Array) -> list[Any]:
+    if column.dtype == "string":
+        seen = next((value for value in values if value), "a")
+        return [*_TEXTS, seen.upper(), f"{seen} ", *([None] if column.nullable else [])]
+    if column.dtype == "bool":
+        return [True, False, *([None] if column.nullable else [])]
+    if column.dtype == "int64":
+        return [*_INTEGERS, *([np.nan] if column.nullable else [])]
+    if column.dtype == "float64":
+        return [*_FLOATS, np.nan]
+    instants = [np.datetime64(text, "us") for text in ("1970-01-01", "1900-02-28", "2100-12-31T23:59:59.999999")]
+    return [*instants, *([np.datetime64("NaT")] if column.nullable else [])]
+
+
+def _apply(sample: Columns, changes: Sequence[tuple[int, str, Any]], inputs: Schema) -> Columns:
+    columns = take(sample, np.array([base for base, _, _ in changes], np.int64))
+    for column in inputs:
+        values = columns[column.name].copy()
+        for row, (_, name, value) in enumerate(changes):
+            if name == column.name:
+                values[row] = value
+        columns[column.name] = values
+    return columns
+
+
+def _jumps(reference: Score, sample: Columns, n: int, inputs: Schema) -> list[tuple[int, str, Any]]:
+    """Return changes to both sides of the largest jumps of the score along each number column."""
+    base = int(spread(n, 3)[-1]) if n else 0
+    brackets: list[tuple[str, float, float]] = []
+    for column in inputs:
+        if column.dtype not in ("float64", "int64"):
+            continue
+        values = sample[column.name].astype(np.float64)
+        values = np.unique(values[np.isfinite(values)])
+        grid = values[spread(len(values), _GRID)]
+        if len(grid) < 2:
+            continue
+        scores = _answers(reference, sample, base, [column.name] * len(grid), grid, inputs)
+        if scores is None:
+            continue
+        steps = np.abs(np.diff(scores, axis=0)).max(axis=1)
+        largest = [int(i) for i in np.argsort(-steps, kind="stable")[:_JUMPS] if steps[i] > 0]
+        brackets += [(column.name, float(grid[i]), float(grid[i + 1])) for i in largest]
+    if not brackets:
+        return []
+    names, low, high = [name for name, _, _ in brackets], *np.array([pair[1:] for pair in brackets]).T
+    whole = np.array([inputs[name].dtype == "int64" for name in names])
+    narrowed = _bisect(reference, sample, base, names, low, high, whole, inputs)
+    if narrowed is None:
+        return []
+    changes: list[tuple[int, str, Any]] = []
+    for name, is_whole, left, right in zip(names, whole, *narrowed, strict=True):
+        inside = [left, right] if is_whole else [
+            *np.linspace(left, right, _INSIDE), *(float(np.nextafter(np.float32(end), np.float32(way)))
+                                                  for end, way in ((left, -np.inf), (right, np.inf)))]  # fmt: skip
+        changes += [(base, name, value) for value in inside]
+    return changes
+
+
+def _bisect(
+    reference: Score, sample: Columns, base: int, names: list[str], low: Array, high: Array, whole: Array,
+    inputs: Schema,
+) -> tuple[Array, Array] | None:  # fmt: skip
+    """Narrow every bracket at once, keeping the larger jump inside, until its ends are neighbours in float32."""
+    ends = [_answers(reference, sample, base, names, end, inputs) for end in (low, high)]
+    if ends[0] is None or ends[1] is None:
+        return None
+    below, above = ends
+    # float32 values in order are integers in order; whole numbers are narrowed as they are.
+    left, right = np.where(whole, low, _ordinal(low)), np.where(whole, high, _ordinal(high))
+    for _ in range(64):
+        middle = np.floor((left + right) / 2)
+        if not ((middle > left) & (middle < right)).any():
+            break
+        value = np.where(whole, middle, _from_ordinal(middle))
+        scores = _answers(reference, sample, base, names, value, inputs)
+        if scores is None:
+            return None
+        go_left = np.abs(scores - below).max(axis=1) >= np.abs(above - scores).max(axis=1)
+        right, above = np.where(go_left, middle, right), np.where(go_left[:, None], scores, above)
+        left, below = np.where(go_left, left, middle), np.where(go_left[:, None], below, scores)
+    return np.where(whole, left, _from_ordinal(left)), np.where(whole, right, _from_ordinal(right))
+
+
+def _answers(
+    reference: Score, sample: Columns, base: int, names: list[str], values: Array, inputs: Schema
+) -> Array | None:
+    """Return scores of shape (len(values), k) of the base row with one value changed, or None when it is refused."""
+    changes = [(base, name, value) for name, value in zip(names, values, strict=True)]
+    try:
+        scores = reference(_apply(sample, changes, inputs), len(changes))
+    except Exception:  # a user's model may raise anything; then there is no jump to look for
+        return None
+    return scores.reshape(len(changes), -1) if np.isfinite(scores).all() else None
+
+
+def _ordinal(values: Array) -> Array:
+    bits = np.asarray(values, np.float32).view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits).astype(np.float64)
+
+
+def _from_ordinal(ordinals: Array) -> Array:
+    whole = np.nan_to_num(ordinals).astype(np.int64)
+    bits = np.where(whole < 0, -whole | 0x80000000, whole).astype(np.uint32)
+    return bits.view(np.float32).astype(np.float64)
