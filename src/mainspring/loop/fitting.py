@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mainspring.core.errors import Invalid
 from mainspring.core.ref import digest, digest_json
 from mainspring.core.schema import Schema, Signature
-from mainspring.loop.table import TARGET, from_parquet, views_of
+from mainspring.loop.table import TARGET, views_of
 from mainspring.project.definition import ModelDef, ProjectSpec, source_of
 from mainspring.store.objects import file_digest
-from mainspring.store.workspace import Workspace
 
 if TYPE_CHECKING:
     import polars as pl
 
     from mainspring.data.splits import Split
     from mainspring.orchestration.pipeline import StepContext
+    from mainspring.tracking.records import Trial
 
 Array = npt.NDArray[Any]
 MAX_REFERENCE_ROWS = 100_000
@@ -50,7 +49,9 @@ def metric_of(model: ModelDef, signature: Signature) -> str:
 def outcomes(frame: pl.DataFrame) -> Array:
     """Return the target as the model function sees it: class labels as they are, numbers as float64."""
     target = frame[TARGET]
-    return target.to_numpy().astype(object) if target.dtype == str or str(target.dtype) == "String" else target.to_numpy()
+    return (
+        target.to_numpy().astype(object) if target.dtype == str or str(target.dtype) == "String" else target.to_numpy()
+    )
 
 
 def fit(ctx: StepContext, spec: ProjectSpec, model: ModelDef, frame: pl.DataFrame) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def fit(ctx: StepContext, spec: ProjectSpec, model: ModelDef, frame: pl.DataFram
     from mainspring.packaging.bundle import pack
     from mainspring.tracking.environment import capture
     from mainspring.tracking.runs import Runs
+    from mainspring.training.autolog import log_fit
     from mainspring.training.trainer import fit_model
 
     found = ctx.inputs["features"]
@@ -70,44 +72,79 @@ def fit(ctx: StepContext, spec: ProjectSpec, model: ModelDef, frame: pl.DataFram
     code = code_digest(model.function)
     metric = metric_of(model, signature)
     data = {name: item["digest"] for name, item in ctx.inputs["ingest"]["datasets"].items()}
-    with Runs(ctx.ws).start(spec.name, model.name, run_id=ctx.run_id) as run:
-        run.set_tags({"mainspring.model": model.name, "mainspring.code": code, **environment.as_tags(),
-                      **{f"mainspring.data.{name}": digest_ for name, digest_ in data.items()}})  # fmt: skip
+    runs = Runs(ctx.ws)
+    with runs.start(
+        spec.name,
+        model.name,
+        ctx.run_id,
+        tags={
+            "mainspring.model": model.name,
+            "mainspring.code": code,
+            **environment.tags(),
+            **{f"mainspring.data.{name}": content for name, content in data.items()},
+        },
+    ) as run:
+        run.log_artifact(environment.packages, "environment.txt")
+        if environment.is_dirty:
+            run.log_artifact(environment.diff, "uncommitted.diff")
         params = _search(ctx, model, frame, parts, found, run, metric) if model.tune else {}
         ctx.progress(None, f"fitting {model.name} on {len(learned)} rows")
-        with run.active(), run.autolog():
-            fitted = fit_model(model.function, X, y, params, model.seed)
+        with runs.active(run):
+            fitted = fit_model(model.function, X, y, params, seed=model.seed)
         run.log_params({**fitted.params, "seed": model.seed, "rows": len(learned), "split": parts.reason})
-        run.log_metrics({"fit_seconds": fitted.seconds})
+        log_fit(run, fitted.estimator)
+        run.log_metric("fit_seconds", fitted.seconds)
         ctx.kill_point()
-        ctx.progress(None, "packing")
+        ctx.progress(None, "packing the bundle and proving it")
         packed = pack(
-            ctx.ws, estimator=fitted.estimator, signature=signature, model_inputs=inputs,
+            ctx.ws,
+            estimator=fitted.estimator,
+            signature=signature,
+            model_inputs=inputs,
             features_json=[view.to_json() for view in views_of(spec, model)],
-            sample=frame[parts.train].select(inputs.names), test=frame[parts.test].select(*_needed(frame)),
-            environment_lock=environment.packages, data=data, code=code, params=dict(fitted.params), seed=model.seed,
-            trust_pickle=model.trust_pickle, name=model.name,
-        )  # fmt: skip
+            sample=frame[parts.train].select(inputs.names),
+            test=frame[parts.test].select(_needed(frame)),
+            environment_lock=environment.packages,
+            data=data,
+            code=code,
+            params=dict(fitted.params),
+            seed=model.seed,
+            trust_pickle=model.trust_pickle,
+            name=model.name,
+        )
         run.set_tags({"mainspring.bundle": packed.digest, "mainspring.format": packed.format})
         answers = _baseline_answers(ctx, model, frame, parts, found, signature, inputs)
     return {
-        "bundle": packed.digest, "format": packed.format, "parity": packed.parity.to_json(), "code": code,
-        "environment": environment.packages_digest, "params": _plain(fitted.params), "metric": metric,
-        "baselines": ctx.ws.objects.put(answers), "split": parts.reason, "mlflow_run": run.mlflow_run_id,
-        "importance": {}, "reference": "", "notes": list(packed.notes),
-    }  # fmt: skip
+        "bundle": packed.digest,
+        "format": packed.format,
+        "parity": packed.parity.to_json(),
+        "code": code,
+        "environment": environment.packages_digest,
+        "params": _plain(fitted.params),
+        "metric": metric,
+        "baselines": ctx.ws.objects.put(answers),
+        "split": parts.reason,
+        "notes": list(packed.notes),
+    }
 
 
 def _needed(frame: pl.DataFrame) -> list[str]:
     return [name for name in frame.columns if name != TARGET]
 
 
-def _search(ctx: StepContext, model: ModelDef, frame: pl.DataFrame, parts: Split, found: Mapping[str, Any], run: Any,
-            metric: str) -> dict[str, Any]:  # fmt: skip
+def _search(
+    ctx: StepContext,
+    model: ModelDef,
+    frame: pl.DataFrame,
+    parts: Split,
+    found: Mapping[str, Any],
+    run: Any,
+    metric: str,
+) -> dict[str, Any]:
     """Return the best settings on rows held out of the training rows; the test rows stay unseen."""
     from mainspring.data.frames import to_pandas
     from mainspring.evaluation.metrics import compute_metrics, metric_direction
-    from mainspring.training.trainer import fit_model, predict_scores
+    from mainspring.training.trainer import defaults_of, fit_model, predict_scores
     from mainspring.training.tuning import search
 
     signature, inputs = Signature.from_json(found["signature"]), Schema.from_json(found["model_inputs"])
@@ -118,31 +155,55 @@ def _search(ctx: StepContext, model: ModelDef, frame: pl.DataFrame, parts: Split
     X, y = to_pandas(frame[inner], inputs), outcomes(frame[inner])
     X_judged, y_judged = to_pandas(frame[judged], inputs), outcomes(frame[judged])
 
-    def objective(params: dict[str, Any], report: Callable[..., Any]) -> float:
-        fitted = fit_model(model.function, X, y, params, model.seed)
+    def objective(params: dict[str, Any], report: Callable[[int, float], None]) -> float:
+        fitted = fit_model(model.function, X, y, params, seed=model.seed)
         scores = predict_scores(fitted.estimator, X_judged, signature.task, signature.classes)
-        found = compute_metrics(signature.task, y_judged, scores, signature.classes, intervals=False)
-        return found[metric].value
+        measured = compute_metrics(signature.task, y_judged, scores, signature.classes, intervals=False, only=[metric])
+        return measured[metric].value
+
+    done: list[Trial] = []
+
+    def tell(trial: Trial) -> None:
+        done.append(trial)
+        ctx.progress(len(done) / model.trials, f"trial {len(done)} of {model.trials}")
 
     result = search(
-        objective, model.tune, model.trials, model.seed, direction=metric_direction(metric),
-        journal=ctx.ws.path("search", f"{ctx.run_id}.journal"), function=model.function,
-        on_trial=lambda n, best: ctx.progress(n / model.trials, f"trial {n} of {model.trials}: best {metric} {best:.4g}"),
-    )  # fmt: skip
+        objective,
+        model.tune,
+        model.trials,
+        model.seed,
+        direction="maximize" if metric_direction(metric) == "higher" else "minimize",
+        journal=ctx.ws.path("search", f"{ctx.run_id}.journal"),
+        defaults=defaults_of(model.function),
+        on_trial=tell,
+    )
     run.log_trials(result.trials)
     return dict(result.best_params)
 
 
-def _baseline_answers(ctx: StepContext, model: ModelDef, frame: pl.DataFrame, parts: Split, found: Mapping[str, Any],
-                      signature: Signature, inputs: Schema) -> bytes:  # fmt: skip
+def _baseline_answers(
+    ctx: StepContext,
+    model: ModelDef,
+    frame: pl.DataFrame,
+    parts: Split,
+    found: Mapping[str, Any],
+    signature: Signature,
+    inputs: Schema,
+) -> bytes:
     """Return the baselines' scores on the test rows, as an npz file."""
     from mainspring.training.baselines import baseline_scores
 
     ctx.progress(None, "fitting the baselines")
     scores = baseline_scores(
-        signature.task, frame[parts.train], frame[parts.test], inputs, target=TARGET, time=found["time"],
-        classes=signature.classes, seed=model.seed,
-    )  # fmt: skip
+        signature.task,
+        frame[parts.train],
+        frame[parts.test],
+        inputs,
+        target=TARGET,
+        time=found["time"],
+        classes=signature.classes,
+        seed=model.seed,
+    )
     buffer = io.BytesIO()
     np.savez(buffer, **scores)
     return buffer.getvalue()
@@ -201,10 +262,3 @@ def _class_source(value: type, file: Path) -> str:
         if isinstance(node, ast.ClassDef) and node.name == value.__name__:
             return ast.unparse(node)
     return digest(file.read_bytes())
-
-
-def load_reference(ws: Workspace, name: str) -> pl.DataFrame:
-    """Return the reference rows that a version was trained on, for drift."""
-    if not name:
-        raise Invalid("this version keeps no reference", hint="train it again: mainspring run")
-    return from_parquet(ws.objects.get(name))

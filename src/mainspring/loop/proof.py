@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mainspring.core.records import Finding, ModelVersion, Verdict
+from mainspring.core.ref import canonical_json
 from mainspring.core.schema import Schema, Signature
 from mainspring.data.frames import to_columns
 from mainspring.loop.fitting import outcomes, split_of
@@ -22,7 +23,9 @@ from mainspring.store.workspace import Workspace
 if TYPE_CHECKING:
     import polars as pl
 
+    from mainspring.evaluation.explain import Attribution
     from mainspring.evaluation.gates import GateFacts
+    from mainspring.evaluation.report import ReportContext
     from mainspring.orchestration.pipeline import StepContext
     from mainspring.serving.runtime import Scorer
 
@@ -37,6 +40,8 @@ def evaluate(ctx: StepContext, spec: ProjectSpec, model: ModelDef, frame: pl.Dat
     What is measured is what would be served: the bundle answers from request columns, features included.
     """
     from mainspring.evaluation.gates import check_gates, policy_digest
+    from mainspring.evaluation.report import render_report
+    from mainspring.monitoring.reference import build as build_reference
     from mainspring.serving.runtime import Scorer
     from mainspring.tracking.runs import Runs
 
@@ -50,23 +55,40 @@ def evaluate(ctx: StepContext, spec: ProjectSpec, model: ModelDef, frame: pl.Dat
     verdicts = check_gates(tuple(gate for gate in model.gates if gate.name != "approved"), facts)
     ctx.kill_point()
     ctx.progress(None, "writing the report")
-    report = _report(ctx, spec, model, facts, verdicts, found, trained, test)
+    importance = _importance(scorer, facts, test)
+    report = render_report(facts, verdicts, _about(ctx, spec, model, test, importance, len(parts.train)))
     metrics = {name: value.value for name, value in facts.metrics.items() if np.isfinite(value.value)}
-    with Runs(ctx.ws).start(spec.name, model.name, run_id=ctx.run_id) as run:
+    weights = {item.feature: item.share for item in importance}
+    reference = build_reference(
+        frame[parts.train].select(signature.inputs.names),
+        facts.scores,
+        signature,
+        time=frame[parts.train][found["time"]].to_numpy() if found["time"] else None,
+        importance=weights,
+    )
+    with Runs(ctx.ws).start(spec.name, model.name, ctx.run_id) as run:
         run.log_metrics({f"test_{name}": value for name, value in metrics.items()})
         run.log_artifact(report.encode(), "report.html")
     return {
-        "report": ctx.ws.objects.put(report.encode()), "metrics": metrics, "metric": facts.metric,
-        "verdicts": [asdict(verdict) for verdict in verdicts], "policy": policy_digest(model.gates),
-        "test_rows": test.height, "train_rows": len(parts.train), "live_version": facts.live_version,
-        "task": signature.task, "findings": [asdict(finding) for finding in facts.findings or ()],
+        "report": ctx.ws.objects.put(report.encode()),
+        "metrics": metrics,
+        "metric": facts.metric,
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+        "policy": policy_digest(model.gates),
+        "test_rows": test.height,
+        "train_rows": len(parts.train),
+        "live_version": facts.live_version,
+        "task": signature.task,
+        "findings": [asdict(finding) for finding in facts.findings or ()],
         "baselines": _baseline_metrics(facts),
+        "importance": weights,
+        "reference": ctx.ws.objects.put(canonical_json(reference)),
         "notes": [f"{f.severity}: {f.message}" for f in facts.findings or () if f.severity == "error"],
-    }  # fmt: skip
+    }
 
 
 def judge(ws: Workspace, model: ModelDef, version: ModelVersion, measured: list[dict[str, Any]]) -> tuple[Verdict, ...]:
-    """Return all verdicts on a version, in the order of its gates, and record them; `measured` are those of the data."""
+    """Return all verdicts on a version, in the order of its gates, and record them; `measured` need no approval."""
     from mainspring.evaluation.gates import ApprovalFacts, GateFacts, check_gates
     from mainspring.governance.approvals import list_approvals
     from mainspring.registry.models import record_verdicts
@@ -77,16 +99,24 @@ def judge(ws: Workspace, model: ModelDef, version: ModelVersion, measured: list[
         for a in list_approvals(ws, version.project, version.model, version.version)
     )
     facts = GateFacts(
-        "binary", "", np.empty(0), np.empty(0), approvals=approvals, author=version.author,
-        bundle_digest=version.bundle_digest, report_digest=version.report_digest, policy_digest=version.policy_digest,
-    )  # fmt: skip
+        "binary",
+        "",
+        np.empty(0),
+        np.empty(0),
+        approvals=approvals,
+        author=version.author,
+        bundle_digest=version.bundle_digest,
+        report_digest=version.report_digest,
+        policy_digest=version.policy_digest,
+    )
     verdicts = tuple(check_gates((gate,), facts)[0] if gate.name == "approved" else next(known) for gate in model.gates)
     record_verdicts(ws, version.project, version.model, version.version, verdicts)
     return verdicts
 
 
-def _facts(ctx: StepContext, spec: ProjectSpec, model: ModelDef, learned: pl.DataFrame, test: pl.DataFrame,
-           scorer: Scorer) -> GateFacts:  # fmt: skip
+def _facts(
+    ctx: StepContext, spec: ProjectSpec, model: ModelDef, learned: pl.DataFrame, test: pl.DataFrame, scorer: Scorer
+) -> GateFacts:
     from mainspring.evaluation.gates import GateFacts, ParityFacts, slices_needed
     from mainspring.evaluation.metrics import compute_metrics
     from mainspring.evaluation.slices import slice_metrics
@@ -107,17 +137,34 @@ def _facts(ctx: StepContext, spec: ProjectSpec, model: ModelDef, learned: pl.Dat
             )
     parity = trained["parity"]
     return GateFacts(
-        task=signature.task, metric=trained["metric"], y_true=y_true, scores=scores, classes=signature.classes,
+        task=signature.task,
+        metric=trained["metric"],
+        y_true=y_true,
+        scores=scores,
+        classes=signature.classes,
         metrics=compute_metrics(signature.task, y_true, scores, signature.classes, seasonal=seasonal, seed=model.seed),
-        baselines=baselines, live=live, live_version=live_version,
-        parity=ParityFacts(trained["format"], parity["agrees"], parity["rows"], parity["largest"], parity["flips"],
-                           parity.get("note", "")),
+        baselines=baselines,
+        live=live,
+        live_version=live_version,
+        parity=ParityFacts(
+            trained["format"],
+            parity["agrees"],
+            parity["rows"],
+            parity["largest"],
+            parity["flips"],
+            parity.get("note", ""),
+        ),
         latency_ms=_latencies(scorer, columns, test.height) if any(g.name == "latency" for g in model.gates) else None,
-        slices=slices, findings=_findings(learned, test, found, signature), author=ctx.ws.actor, seed=model.seed,
-    )  # fmt: skip
+        slices=slices,
+        findings=_findings(learned, test, found, signature),
+        author=ctx.ws.actor,
+        seed=model.seed,
+    )
 
 
-def _live_scores(ws: Workspace, spec: ProjectSpec, model: ModelDef, test: pl.DataFrame) -> tuple[Array | None, int | None]:
+def _live_scores(
+    ws: Workspace, spec: ProjectSpec, model: ModelDef, test: pl.DataFrame
+) -> tuple[Array | None, int | None]:
     """Return what the live version answers on the same rows; None when nothing is live or it cannot take them."""
     from mainspring.registry.models import live
     from mainspring.serving.runtime import Scorer
@@ -144,13 +191,21 @@ def _latencies(scorer: Scorer, columns: dict[str, Array], n: int) -> Array:
     return times
 
 
-def _findings(learned: pl.DataFrame, test: pl.DataFrame, found: dict[str, Any], signature: Signature) -> tuple[Finding, ...]:
+def _findings(
+    learned: pl.DataFrame, test: pl.DataFrame, found: dict[str, Any], signature: Signature
+) -> tuple[Finding, ...]:
     from mainspring.data.leakage import inspect_leakage
 
     inputs = [column["name"] for column in found["model_inputs"]]
     keep = list(dict.fromkeys([*inputs, TARGET, *found["key"], *([found["time"]] if found["time"] else [])]))
-    return inspect_leakage(learned.select(keep), test.select(keep), TARGET, key=tuple(found["key"]), time=found["time"],
-                           task=signature.task)  # fmt: skip
+    return inspect_leakage(
+        learned.select(keep),
+        test.select(keep),
+        TARGET,
+        key=tuple(found["key"]),
+        time=found["time"],
+        task=signature.task,
+    )
 
 
 def _baseline_metrics(facts: GateFacts) -> dict[str, float]:
@@ -160,3 +215,51 @@ def _baseline_metrics(facts: GateFacts) -> dict[str, float]:
         name: compute_metrics(facts.task, facts.y_true, scores, facts.classes, intervals=False)[facts.metric].value
         for name, scores in facts.baselines.items()
     }
+
+
+def _importance(scorer: Scorer, facts: GateFacts, test: pl.DataFrame) -> tuple[Attribution, ...]:
+    """Return how much the answers depend on each column of a request; what drifts is weighed by it."""
+    from mainspring.evaluation.explain import attributions
+
+    columns = to_columns(test.select(scorer.signature.inputs.names), scorer.signature.inputs)
+    return attributions(
+        scorer.score,
+        columns,
+        facts.y_true,
+        metric=facts.metric,
+        task=facts.task,
+        classes=facts.classes,
+        seed=facts.seed,
+    )
+
+
+def _about(
+    ctx: StepContext,
+    spec: ProjectSpec,
+    model: ModelDef,
+    test: pl.DataFrame,
+    importance: tuple[Attribution, ...],
+    train_rows: int,
+) -> ReportContext:
+    from mainspring.data.datasets import get_version
+    from mainspring.evaluation.report import ReportContext
+
+    found, trained = ctx.inputs["features"], ctx.inputs["train"]
+    return ReportContext(
+        project=spec.name,
+        model=model.name,
+        created_at=ctx.logical_time,
+        run_id=ctx.run_id,
+        owner=spec.owner,
+        split=trained["split"],
+        train_rows=train_rows,
+        datasets=[
+            get_version(ctx.ws, spec.name, name, item["version"])
+            for name, item in ctx.inputs["ingest"]["datasets"].items()
+        ],
+        times=test[found["time"]].to_numpy() if found["time"] else None,
+        attributions=importance,
+        parameters=trained["params"],
+        environment={"packages": trained["environment"], "code": trained["code"], "format": trained["format"]},
+        notes=[*found["notes"], *trained["notes"]],
+    )

@@ -26,9 +26,15 @@ class AliasMove:
 
 
 def promote(
-    ws: Workspace, project: str, model: str, version: int, *, alias: str = PRODUCTION, reason: str = "",
+    ws: Workspace,
+    project: str,
+    model: str,
+    version: int,
+    *,
+    alias: str = PRODUCTION,
+    reason: str = "",
     expected: int | None = None,
-) -> AliasMove:  # fmt: skip
+) -> AliasMove:
     """Point an alias at a version; `production` takes only a version that passed its gates, and the endpoint follows.
 
     Args:
@@ -47,8 +53,7 @@ def promote(
         _require_proof(ws, found)
         bundle_path(ws, found.bundle_digest)  # what cannot be loaded never goes live
     if current is not None and current.version == version:
-        moved = AliasMove(project, model, alias, version, version, reason, sync_endpoint(ws, project, model))
-        return moved
+        return AliasMove(project, model, alias, version, version, reason, sync_endpoint(ws, project, model))
     set_alias(ws, project, model, alias, version, reason=reason or "promoted by hand", expected=expected)
     served = sync_endpoint(ws, project, model) if alias == PRODUCTION else False
     return AliasMove(project, model, alias, version, current.version if current else None, reason, served)
@@ -70,8 +75,10 @@ def rollback(ws: Workspace, project: str, model: str, *, to: int | None = None, 
         raise Conflict(f"model {model!r} has no live version", hint="mainspring run, or mainspring models promote")
     target = get_version(ws, project, model, to) if to is not None else previous(ws, project, model, PRODUCTION)
     if target is None:
-        raise Conflict(f"model {model!r} was never live in another version than {current.version}",
-                       hint=f"mainspring models list {model}")  # fmt: skip
+        raise Conflict(
+            f"model {model!r} was never live in another version than {current.version}",
+            hint=f"mainspring models list {model}",
+        )
     if target.version == current.version:
         raise Conflict(f"{target.ref} is the live version", hint="name another with --to")
     why = reason or "rolled back by hand"
@@ -79,7 +86,9 @@ def rollback(ws: Workspace, project: str, model: str, *, to: int | None = None, 
     bundle_path(ws, target.bundle_digest)
     set_alias(ws, project, model, PRODUCTION, target.version, reason=why, expected=current.version)
     block(ws, project, model, current.version, reason=why)
-    return AliasMove(project, model, PRODUCTION, target.version, current.version, why, sync_endpoint(ws, project, model))
+    return AliasMove(
+        project, model, PRODUCTION, target.version, current.version, why, sync_endpoint(ws, project, model)
+    )
 
 
 def approve(ws: Workspace, project: str, model: str, version: int, *, role: str, comment: str = "") -> str:
@@ -98,8 +107,12 @@ def approve(ws: Workspace, project: str, model: str, version: int, *, role: str,
 
     found = get_version(ws, project, model, version)
     approval = record(ws, found, role=check_role(role), comment=comment)
-    said = Verdict("approved", True, f"approved by {approval.actor} ({approval.role})",
-                   {"actor": approval.actor, "at": approval.at.isoformat()})  # fmt: skip
+    said = Verdict(
+        "approved",
+        True,
+        f"approved by {approval.actor} ({approval.role})",
+        {"actor": approval.actor, "at": approval.at.isoformat()},
+    )
     if not any(verdict.gate == "approved" for verdict in found.verdicts):
         return "recorded"
     verdicts = tuple(said if verdict.gate == "approved" else verdict for verdict in found.verdicts)
@@ -118,25 +131,34 @@ def sync_endpoint(ws: Workspace, project: str, model: str) -> bool:
     them again is harmless: that is how a move that was cut off halfway is completed.
     """
     from mainspring.registry.models import live, previous
-    from mainspring.serving.split import SplitFile, write_split
+    from mainspring.serving.split import SplitFile, read_split, write_split
 
     current = live(ws, project, model)
     if current is None or not is_servable(ws, current):
         return False
     before = previous(ws, project, model, PRODUCTION)
-    path = bundle_path(ws, current.bundle_digest)
-    write_split(ws.home, project, model, SplitFile(
-        version=current.version, bundle_digest=current.bundle_digest, bundle=path.name,
-        previous_version=before.version if before else None, moved_at=ws.clock.now().isoformat(), author=current.author,
-    ))  # fmt: skip
+    split = SplitFile(
+        project,
+        model,
+        current.version,
+        current.bundle_digest,
+        ws.clock.now().isoformat(),
+        actor=ws.actor,
+        approver=next((v.facts.get("actor", "") for v in current.verdicts if v.gate == "approved"), ""),
+        previous=(before.version, before.bundle_digest) if before else None,
+    )
+    known = read_split(ws.home, project, model)
+    if known is None or (known.version, known.previous) != (split.version, split.previous):
+        write_split(ws.home, project, model, split)
     return True
 
 
 def bundle_path(ws: Workspace, bundle_digest: str) -> Path:
     """Return the folder of a verified copy of the bundle, made once per machine."""
     from mainspring.packaging.bundle import materialise
+    from mainspring.serving.split import bundle_directory
 
-    path = ws.path("serving", "bundles", bundle_digest.removeprefix("sha256:"))
+    path = bundle_directory(ws.home, bundle_digest)
     return path if (path / "manifest.json").exists() else materialise(ws.objects, bundle_digest, path)
 
 
@@ -151,13 +173,17 @@ def is_servable(ws: Workspace, version: ModelVersion) -> bool:
 def _require_proof(ws: Workspace, version: ModelVersion) -> None:
     from mainspring.governance.approvals import require_approval
 
+    if version.status == "registered":
+        raise Refused(f"the gates have not judged {version.ref} yet", hint=f"mainspring run {version.model}")
     if version.status == "blocked":
         raise Refused(f"{version.ref} is blocked", hint=f"mainspring models unblock {version.model}@{version.version}")
     failed = [verdict for verdict in version.verdicts if not verdict.passed]
     if failed:
         reasons = "; ".join(f"{verdict.gate}: {verdict.reason}" for verdict in failed)
-        raise Refused(f"{version.ref} did not pass its gates: {reasons}",
-                      hint=f"mainspring models show {version.model}@{version.version}")  # fmt: skip
+        raise Refused(
+            f"{version.ref} did not pass its gates: {reasons}",
+            hint=f"mainspring models show {version.model}@{version.version}",
+        )
     if any(verdict.gate == "approved" for verdict in version.verdicts):
         # The verdict is a note; what binds is the approval of these very digests, looked at again now.
         require_approval(ws, version)

@@ -6,17 +6,20 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import sqlalchemy as sa
 
 from mainspring.core.errors import Conflict, Invalid, MissingExtra, Unavailable
-from mainspring.core.units import human_duration
 from mainspring.data.frames import to_columns
 from mainspring.loop import table as tables
 from mainspring.loop.release import bundle_path
 from mainspring.project.definition import ProjectSpec
 from mainspring.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mainspring.serving.runtime import Scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,15 @@ class Scored:
 
 
 def score(
-    ws: Workspace, spec: ProjectSpec, name: str | None = None, *, to: str | None = None, of: str | None = None,
-    version: int | str = "production", fresh: bool = True,
-) -> Scored:  # fmt: skip
+    ws: Workspace,
+    spec: ProjectSpec,
+    name: str | None = None,
+    *,
+    to: str | None = None,
+    of: str | None = None,
+    version: int | str = "production",
+    fresh: bool = True,
+) -> Scored:
     """Score a dataset and publish the answers beside its key columns.
 
     Args:
@@ -48,7 +57,8 @@ def score(
         Conflict: no version is live.
         Invalid: nothing says where to, or the dataset lacks a column the model takes.
     """
-    from mainspring.data.datasets import ingest, latest, read
+    from mainspring.data.datasets import get_version as get_dataset_version
+    from mainspring.data.datasets import ingest, read
     from mainspring.registry.models import get_version, live
     from mainspring.serving.runtime import Scorer
 
@@ -57,8 +67,12 @@ def score(
     declared = model.batch[0] if model.batch else None
     target = to or (declared.to if declared else None)
     if target is None:
-        raise Invalid(f"nothing says where the scores of {model.name!r} go", hint="--to scores.parquet, or .batch(to=...)")
-    found = live(ws, spec.name, model.name) if version == "production" else get_version(ws, spec.name, model.name, version)
+        raise Invalid(
+            f"nothing says where the scores of {model.name!r} go", hint="--to scores.parquet, or .batch(to=...)"
+        )
+    found = (
+        live(ws, spec.name, model.name) if version == "production" else get_version(ws, spec.name, model.name, version)
+    )
     if found is None:
         raise Conflict(f"model {model.name!r} has no live version", hint="mainspring run")
     spine = of or (declared.of if declared and declared.of else tables.spine_name(spec, model))
@@ -67,25 +81,36 @@ def score(
     for dataset in names:
         if fresh:
             ingest(ws, spec.name, spec.dataset(dataset), now=ws.clock.now())
-        versions[dataset] = latest(ws, spec.name, dataset)
+        versions[dataset] = get_dataset_version(ws, spec.name, dataset)
     frames = {n: read(ws, spec.name, n, v.version) for n, v in versions.items()}
     if spine != tables.spine_name(spec, model):
         frames[tables.spine_name(spec, model)] = frames[spine]
     table = tables.build(spec, model, frames, ws.clock.now(), with_target=False)
     scorer = Scorer.load(bundle_path(ws, found.bundle_digest), trust_pickle=ws.settings.trust_pickle)
     inputs = table.frame.select(scorer.signature.inputs.names)
-    answers = scorer.answers(scorer.score(to_columns(inputs, scorer.signature.inputs), inputs.height))
+    answers = pl.DataFrame(_answers(scorer, to_columns(inputs, scorer.signature.inputs), inputs.height))
     named = list(dict.fromkeys([*table.key, *([table.time] if table.time else [])]))
     result = table.frame.select(named).with_columns(
-        *(pl.Series(column, values) for column, values in answers.items()),
-        pl.lit(found.version).alias("model_version"), pl.lit(ws.clock.now()).alias("scored_at"),
-    )  # fmt: skip
+        *answers.iter_columns(), pl.lit(found.version).alias("model_version"), pl.lit(ws.clock.now()).alias("scored_at")
+    )
     _publish(ws, result, target)
     with ws.change(spec.name) as change:
-        change.event("batch.scored", found.ref, {"dataset": f"dataset:{spine}@{versions[spine].version}",
-                                                 "rows": result.height, "to": target.split("@")[-1]})  # fmt: skip
+        change.event(
+            "batch.scored",
+            found.ref,
+            {
+                "dataset": f"dataset:{spine}@{versions[spine].version}",
+                "rows": result.height,
+                "to": target.split("@")[-1],
+            },
+        )
     seconds = ws.clock.monotonic() - began
     return Scored(model.name, found.version, spine, versions[spine].version, result.height, target, seconds)
+
+
+def _answers(scorer: Scorer, columns: dict[str, Any], n: int) -> list[dict[str, Any]]:
+    rendered = scorer.render(scorer.score(columns, n))
+    return [answer if isinstance(answer, dict) else {"prediction": answer} for answer in rendered]
 
 
 def _publish(ws: Workspace, frame: pl.DataFrame, target: str) -> None:
@@ -101,7 +126,9 @@ def _publish(ws: Workspace, frame: pl.DataFrame, target: str) -> None:
         elif path.suffix == ".parquet":
             frame.write_parquet(temporary)
         else:
-            raise Invalid(f"scores cannot be written to {target!r}", hint="use a .parquet or .csv file, or a database URL")
+            raise Invalid(
+                f"scores cannot be written to {target!r}", hint="use a .parquet or .csv file, or a database URL"
+            )
         Path(temporary).replace(path)  # a reader sees the old file or the new one, never half of one
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -113,12 +140,19 @@ def _publish_table(frame: pl.DataFrame, target: str) -> None:
     url, _, name = target.partition("#")
     if not name:
         raise Invalid(f"no table in {url.split('@')[-1]!r}", hint="write postgresql://host/base#table")
-    kinds: dict[type[pl.DataType], type[sa.types.TypeEngine[object]]] = {
-        pl.Int64: sa.BigInteger, pl.Int32: sa.BigInteger, pl.Float64: sa.Float, pl.Boolean: sa.Boolean,
-        pl.Date: sa.Date, pl.Datetime: sa.DateTime,
-    }  # fmt: skip
-    table = sa.Table(name, sa.MetaData(), *(
-        sa.Column(column, kinds.get(type(kind), sa.Text)()) for column, kind in frame.schema.items()))  # fmt: skip
+    kinds: dict[type[pl.DataType], Any] = {
+        pl.Int64: sa.BigInteger,
+        pl.Int32: sa.BigInteger,
+        pl.Float64: sa.Float,
+        pl.Boolean: sa.Boolean,
+        pl.Date: sa.Date,
+        pl.Datetime: sa.DateTime,
+    }
+    table = sa.Table(
+        name,
+        sa.MetaData(),
+        *(sa.Column(column, kinds.get(type(kind), sa.Text)()) for column, kind in frame.schema.items()),
+    )
     if isinstance(frame.schema.get("scored_at"), pl.Datetime):
         frame = frame.with_columns(pl.selectors.datetime().dt.replace_time_zone(None))
     try:
@@ -134,11 +168,3 @@ def _publish_table(frame: pl.DataFrame, target: str) -> None:
     except sa.exc.SQLAlchemyError as error:
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise Unavailable(f"the scores could not be written: {cause}", hint="check the URL and the table") from error
-
-
-def describe_seconds(scored: Scored) -> str:
-    """Return a sentence on what was written, for people."""
-    from datetime import timedelta
-
-    return f"{scored.rows} rows of {scored.dataset}@{scored.dataset_version} scored by {scored.model}@{scored.version} in " + (
-        human_duration(timedelta(seconds=scored.seconds)))  # fmt: skip

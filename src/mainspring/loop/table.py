@@ -53,15 +53,21 @@ def spine_name(spec: ProjectSpec, model: ModelDef) -> str:
         return model.predicts.dataset
     named = [use.dataset for use in model.uses or () if isinstance(use, (ColumnRef, Rest))]
     views = [use for use in model.uses or () if isinstance(use, FeatureView)]
-    names = dict.fromkeys([*named, *(v.dataset for v in closure(spec.features.values(), [v.name for v in views])
-                                     if v.kind == "window"), *spec.datasets])  # fmt: skip
+    names = dict.fromkeys(
+        [
+            *named,
+            *(v.dataset for v in closure(spec.features.values(), [v.name for v in views]) if v.kind == "window"),
+            *spec.datasets,
+        ]
+    )
     for name in names:
         if model.predicts.key in spec.datasets[name].dataset.key:
             return name
     raise Invalid(
         f"model {model.name!r}: no dataset has the key {model.predicts.key!r} that its labels are joined by",
-        hint=f'declare it: dataset(..., key="{model.predicts.key}")', where=model.where,
-    )  # fmt: skip
+        hint=f'declare it: dataset(..., key="{model.predicts.key}")',
+        where=model.where,
+    )
 
 
 def datasets_of(spec: ProjectSpec, model: ModelDef) -> list[str]:
@@ -89,7 +95,7 @@ def build(
     """
     name = spine_name(spec, model)
     dataset = spec.datasets[name].dataset
-    spine, notes = tables[name], []
+    spine, notes = tables[name], list[str]()
     if with_target:
         spine, notes = _with_target(spine, model, dataset, tables, as_of)
     views = views_of(spec, model)
@@ -98,30 +104,43 @@ def build(
     windows = {view.dataset for view in views if view.kind == "window"}
     for needed in windows | ({name} if windows else set()):
         if times.get(needed) is None:
-            raise Invalid(f"a windowed feature needs the event time of dataset {needed!r}", where=model.where,
-                          hint='declare it: dataset(..., time="column")')  # fmt: skip
+            raise Invalid(
+                f"a windowed feature needs the event time of dataset {needed!r}",
+                where=model.where,
+                hint='declare it: dataset(..., time="column")',
+            )
     requested = tuple(dict.fromkeys([*(c for c in columns if c in spine.columns), *request_columns(views)]))
     schemas = {n: schema_of(table) for n, table in tables.items()}
     inputs = schema_of(spine.select(_known(spine, requested, model, name)))
     found = feature_schema(views, inputs, schemas)
-    frame = training_table(spine, views, time=dataset.time, tables=dict(tables),
-                           times={n: t for n, t in times.items() if t is not None})  # fmt: skip
+    frame = training_table(
+        spine, views, time=dataset.time, tables=dict(tables), times={n: t for n, t in times.items() if t is not None}
+    )
     windowed = tuple(view.name for view in views if view.kind == "window")
     inputs = Schema((*inputs.columns, *(Column(n, found[n].dtype) for n in windowed)))
     entities = [key for view in views for key in view.entity]
-    extras = [c for c in dict.fromkeys([*dataset.key, *entities, *([dataset.time] if dataset.time else [])])
-              if c in spine.columns and c not in inputs.names]  # fmt: skip
+    extras = [
+        c
+        for c in dict.fromkeys([*dataset.key, *entities, *([dataset.time] if dataset.time else [])])
+        if c in spine.columns and c not in inputs.names
+    ]
     keep = dict.fromkeys([*extras, *inputs.names, *columns, *([TARGET] if with_target else [])])
     frame = frame.select(*keep)
     known = schema_of(frame)
     return TrainingTable(
-        frame=frame, inputs=inputs, model_inputs=known.only(columns),
-        extras=Schema(tuple(Column(c, known[c].dtype) for c in extras)), time=dataset.time, key=tuple(dataset.key),
+        frame=frame,
+        inputs=inputs,
+        model_inputs=known.only(columns),
+        extras=Schema(tuple(Column(c, known[c].dtype) for c in extras)),
+        time=dataset.time,
+        key=tuple(dataset.key),
         notes=tuple(notes),
-    )  # fmt: skip
+    )
 
 
-def _columns(model: ModelDef, name: str, dataset: Any, spine: pl.DataFrame, views: tuple[FeatureView, ...]) -> tuple[str, ...]:
+def _columns(
+    model: ModelDef, name: str, dataset: Any, spine: pl.DataFrame, views: tuple[FeatureView, ...]
+) -> tuple[str, ...]:
     """Return the columns of X: what `uses` names, or every column but key, time and target."""
     target = model.predicts.column if isinstance(model.predicts, ColumnRef) else None
     left_out = {*dataset.key, dataset.time, target}
@@ -132,27 +151,39 @@ def _columns(model: ModelDef, name: str, dataset: Any, spine: pl.DataFrame, view
             columns += [c for c in spine.columns if c not in left_out and c not in use.excluded and c != TARGET]
         elif isinstance(use, ColumnRef):
             if use.dataset != name:
-                raise Invalid(f"model {model.name!r} uses {use}, of another dataset than its rows ({name!r})",
-                              where=model.where, hint="bring it in with a windowed feature, or join it in the dataset function")  # fmt: skip
+                raise Invalid(
+                    f"model {model.name!r} uses {use}, of another dataset than its rows ({name!r})",
+                    where=model.where,
+                    hint="bring it in with a windowed feature, or join it in the dataset function",
+                )
             if use.column == target:
-                raise Invalid(f"model {model.name!r} uses its own target {target!r}", where=model.where,
-                              hint="remove it from uses=")  # fmt: skip
+                raise Invalid(
+                    f"model {model.name!r} uses its own target {target!r}",
+                    where=model.where,
+                    hint="remove it from uses=",
+                )
             columns.append(use.column)
         else:
             columns.append(use.name)
     names = {view.name for view in views}
     _known(spine, [c for c in columns if c not in names], model, name)
     if not columns:
-        raise Invalid(f"model {model.name!r} has no column to learn from", where=model.where,
-                      hint="the dataset holds only key, time and target; add columns or features")  # fmt: skip
+        raise Invalid(
+            f"model {model.name!r} has no column to learn from",
+            where=model.where,
+            hint="the dataset holds only key, time and target; add columns or features",
+        )
     return tuple(dict.fromkeys(columns))
 
 
 def _known(spine: pl.DataFrame, columns: Any, model: ModelDef, name: str) -> list[str]:
     for column in columns:
         if column not in spine.columns:
-            raise NotFound(f"dataset {name!r} has no column {column!r}{nearest(column, spine.columns)}",
-                           where=model.where, hint=f"columns: {', '.join(spine.columns)}")  # fmt: skip
+            raise NotFound(
+                f"dataset {name!r} has no column {column!r}{nearest(column, spine.columns)}",
+                where=model.where,
+                hint=f"columns: {', '.join(spine.columns)}",
+            )
     return list(columns)
 
 
@@ -173,8 +204,11 @@ def _with_target(
     if dropped := found.height - known.height:
         notes.append(f"{dropped} rows have no outcome and are left out")
     if known.height == 0:
-        raise Invalid(f"model {model.name!r}: no row has an outcome", where=model.where,
-                      hint="check the target column, or the key that labels are joined by")  # fmt: skip
+        raise Invalid(
+            f"model {model.name!r}: no row has an outcome",
+            where=model.where,
+            hint="check the target column, or the key that labels are joined by",
+        )
     return known, notes
 
 
@@ -183,8 +217,11 @@ def _join_labels(
 ) -> pl.DataFrame:
     for column in (labels.key, labels.value, *([labels.time] if labels.time else [])):
         if column not in table.columns:
-            raise NotFound(f"labels {labels.name!r} have no column {column!r}{nearest(column, table.columns)}",
-                           where=labels.where, hint=f"columns: {', '.join(table.columns)}")  # fmt: skip
+            raise NotFound(
+                f"labels {labels.name!r} have no column {column!r}{nearest(column, table.columns)}",
+                where=labels.where,
+                hint=f"columns: {', '.join(table.columns)}",
+            )
     if labels.time is not None:
         # What was reported later than this training's own time was not known then.
         table = table.filter(pl.col(labels.time) <= as_of).sort(labels.time, maintain_order=True)
@@ -193,8 +230,11 @@ def _join_labels(
     )
     if labels.matures.total_seconds() > 0:
         if dataset.time is None:
-            raise Invalid(f"labels {labels.name!r} mature, but dataset {dataset.name!r} has no event time",
-                          where=labels.where, hint='declare it: dataset(..., time="column")')  # fmt: skip
+            raise Invalid(
+                f"labels {labels.name!r} mature, but dataset {dataset.name!r} has no event time",
+                where=labels.where,
+                hint='declare it: dataset(..., time="column")',
+            )
         before = spine.height
         spine = spine.filter(pl.col(dataset.time) <= as_of - labels.matures)
         if immature := before - spine.height:
@@ -226,25 +266,38 @@ def resolve_task(model: ModelDef, target: pl.Series) -> tuple[Task, tuple[Label,
             why = "the target is a number" + (", split by time" if task == "forecast" else "")
     if task in ("regression", "forecast"):
         if not is_numeric:
-            raise Invalid(f"model {model.name!r}: a {task} needs numbers, the target holds {values[:3]!r}",
-                          where=model.where, hint='write task="multiclass", or choose another target')  # fmt: skip
+            raise Invalid(
+                f"model {model.name!r}: a {task} needs numbers, the target holds {values[:3]!r}",
+                where=model.where,
+                hint='write task="multiclass", or choose another target',
+            )
         return task, (), None, why
     if not 2 <= len(values) <= MAX_CLASSES:
-        raise Invalid(f"model {model.name!r}: the target has {len(values)} different values, a classifier needs 2 to "
-                      f"{MAX_CLASSES}", where=model.where, hint='write task="regression" for a number')  # fmt: skip
+        raise Invalid(
+            f"model {model.name!r}: the target has {len(values)} different values, a classifier needs 2 to "
+            f"{MAX_CLASSES}",
+            where=model.where,
+            hint='write task="regression" for a number',
+        )
     if task == "multiclass":
         return task, tuple(values), None, why
     if len(values) != 2:
-        raise Invalid(f"model {model.name!r}: a binary target has two values, this one {len(values)}",
-                      where=model.where, hint='write task="multiclass"')  # fmt: skip
+        raise Invalid(
+            f"model {model.name!r}: a binary target has two values, this one {len(values)}",
+            where=model.where,
+            hint='write task="multiclass"',
+        )
     positive = model.positive
     if positive is None:
         named = [v for v in values if str(v).strip().lower() in POSITIVE_WORDS]
         rare = values[0] if (target == values[0]).sum() < (target == values[1]).sum() else values[1]
         positive = named[0] if len(named) == 1 else rare
     if positive not in values:
-        raise Invalid(f"model {model.name!r}: positive={positive!r} is not in the target", where=model.where,
-                      hint=f"write positive={values[0]!r} or positive={values[1]!r}")  # fmt: skip
+        raise Invalid(
+            f"model {model.name!r}: positive={positive!r} is not in the target",
+            where=model.where,
+            hint=f"write positive={values[0]!r} or positive={values[1]!r}",
+        )
     negative = values[1] if values[0] == positive else values[0]
     return task, (negative, positive), positive, why
 

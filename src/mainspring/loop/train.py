@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mainspring.core.errors import Refused
+from mainspring.core.errors import Unavailable
 from mainspring.core.records import Verdict
 from mainspring.core.ref import digest_json
 from mainspring.loop import table as tables
 from mainspring.orchestration.pipeline import Pipeline, Step, StepContext
-from mainspring.project.definition import ModelDef, ProjectSpec, describe
+from mainspring.project.definition import LabelsDef, ModelDef, ProjectSpec, describe
 from mainspring.project.plan import apply
 from mainspring.store.workspace import Workspace
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from mainspring.orchestration.journal import Failure, StepRecord
 
 Outputs = dict[str, Any]
 
@@ -46,8 +48,8 @@ class RunReport:
     report_digest: str
     live_version: int | None
     seconds: float
-    steps: Mapping[str, Any]
-    error: str = ""
+    steps: tuple[StepRecord, ...]
+    error: Failure | None = None
 
 
 def run_model(
@@ -76,8 +78,8 @@ def run_model(
     model = spec.model(name)
     apply(ws, spec)
     result = Engine(ws).run(
-        spec.name, training_pipeline(ws, spec, model), trigger=trigger, logical_time=logical_time, on_event=on_event,
-    )  # fmt: skip
+        spec.name, training_pipeline(ws, spec, model), trigger=trigger, logical_time=logical_time, on_event=on_event
+    )
     done = result.outputs
     registered = done.get("register", {})
     version = registered.get("version")
@@ -98,7 +100,7 @@ def run_model(
         live_version=current.version if current else None,
         seconds=wall.monotonic() - began,
         steps=result.steps,
-        error=result.error or "",
+        error=result.error,
     )
 
 
@@ -130,9 +132,9 @@ class _Training:
     def ingest(self, ctx: StepContext) -> Outputs:
         """Bring every dataset up to date, each under its contract."""
         from mainspring.data.datasets import ingest
-        from mainspring.tracking.runs import warm
+        from mainspring.tracking.runs import Runs
 
-        warm(ctx.ws)  # the run store opens while data is read; a cold one takes a second
+        Runs(ctx.ws).warm()  # the run store opens while data is read; a cold one takes a second
         found: dict[str, Any] = {}
         notes: list[str] = []
         for name in tables.datasets_of(self.spec, self.model):
@@ -146,19 +148,26 @@ class _Training:
 
     def features_key(self, ctx: StepContext) -> dict[str, str]:
         views = tables.views_of(self.spec, self.model)
-        timed = not isinstance(self.model.predicts, tables.ColumnRef)
+        timed = isinstance(self.model.predicts, LabelsDef)
         return {
             "code": digest_json({"views": [view.to_json() for view in views], "uses": describe(self.model.uses)}),
             "data": digest_json({n: d["digest"] for n, d in ctx.inputs["ingest"]["datasets"].items()}),
-            "parameters": digest_json({"predicts": describe(self.model.predicts), "task": self.model.task,
-                                       "positive": self.model.positive, "split": str(self.model.split)}),
+            "parameters": digest_json(
+                {
+                    "predicts": describe(self.model.predicts),
+                    "task": self.model.task,
+                    "positive": self.model.positive,
+                    "split": str(self.model.split),
+                }
+            ),
             # Outcomes mature with time, so labels make the instant an input; a column target does not.
             "time": ctx.logical_time.isoformat() if timed else "",
-        }  # fmt: skip
+        }
 
     def features(self, ctx: StepContext) -> Outputs:
         """Build the table to learn from and store it."""
         from mainspring.data.datasets import read
+        from mainspring.data.frames import schema_of
 
         found = ctx.inputs["ingest"]["datasets"]
         frames = {n: read(ctx.ws, self.spec.name, n, found[n]["version"]) for n in found}
@@ -169,6 +178,7 @@ class _Training:
             "table": ctx.ws.objects.put(tables.to_parquet(table.frame)),
             "rows": table.frame.height,
             "model_inputs": table.model_inputs.to_json(),
+            "table_schema": schema_of(table.frame).to_json(),
             "signature": tables.signature_of(table, task, classes, positive).to_json(),
             "time": table.time,
             "key": list(table.key),
@@ -183,13 +193,19 @@ class _Training:
         return {
             "code": code_digest(model.function),
             "data": ctx.inputs["features"]["table"],
-            "parameters": digest_json({
-                "tune": describe(model.tune), "trials": model.trials, "seed": model.seed, "metric": model.metric,
-                "split": str(model.split), "signature": ctx.inputs["features"]["signature"],
-                "trust_pickle": model.trust_pickle,
-            }),
+            "parameters": digest_json(
+                {
+                    "tune": describe(model.tune),
+                    "trials": model.trials,
+                    "seed": model.seed,
+                    "metric": model.metric,
+                    "split": str(model.split),
+                    "signature": ctx.inputs["features"]["signature"],
+                    "trust_pickle": model.trust_pickle,
+                }
+            ),
             "environment": capture(ctx.ws.settings.directory).packages_digest,
-        }  # fmt: skip
+        }
 
     def train(self, ctx: StepContext) -> Outputs:
         """Search, fit, and pack the model with its baselines' answers beside it."""
@@ -208,21 +224,35 @@ class _Training:
         from mainspring.registry.models import list_versions, register
 
         trained, proven = ctx.inputs["train"], ctx.inputs["evaluate"]
-        policy = digest_json(describe(self.model.gates))
+        policy = proven["policy"]
         for known in list_versions(ctx.ws, self.spec.name, self.model.name):
             if (known.bundle_digest, known.policy_digest) == (trained["bundle"], policy):
                 return {"version": known.version, "new": known.run_id == ctx.run_id, "policy": policy}
         version = register(
-            ctx.ws, self.spec.name, self.model.name, bundle_digest=trained["bundle"], run_id=ctx.run_id,
-            report_digest=proven["report"], policy_digest=policy, metrics=proven["metrics"], verdicts=(),
+            ctx.ws,
+            self.spec.name,
+            self.model.name,
+            bundle_digest=trained["bundle"],
+            run_id=ctx.run_id,
+            report_digest=proven["report"],
+            policy_digest=policy,
+            metrics=proven["metrics"],
+            verdicts=(),
             author=ctx.ws.actor,
             lineage={
-                "datasets": ctx.inputs["ingest"]["datasets"], "table": ctx.inputs["features"]["table"],
-                "code": trained["code"], "environment": trained["environment"], "reference": trained["reference"],
-                "importance": trained["importance"], "format": trained["format"], "facts": proven["facts"],
+                "datasets": ctx.inputs["ingest"]["datasets"],
+                "table": ctx.inputs["features"]["table"],
+                "code": trained["code"],
+                "environment": trained["environment"],
+                "reference": proven["reference"],
+                "importance": proven["importance"],
+                "format": trained["format"],
                 "metric": proven["metric"],
+                "baselines": proven["baselines"],
+                "params": trained["params"],
+                "split": trained["split"],
             },
-        )  # fmt: skip
+        )
         return {"version": version.version, "new": True, "policy": policy}
 
     def gate(self, ctx: StepContext) -> Outputs:
@@ -230,8 +260,12 @@ class _Training:
         from mainspring.loop.proof import judge
         from mainspring.registry.models import get_version
 
-        version = get_version(ctx.ws, self.spec.name, self.model.name, ctx.inputs["register"]["version"])
-        verdicts = judge(ctx.ws, self.spec, self.model, version)
+        registered = ctx.inputs["register"]
+        version = get_version(ctx.ws, self.spec.name, self.model.name, registered["version"])
+        is_judged = not registered["new"] and version.status != "registered"
+        verdicts = (
+            version.verdicts if is_judged else judge(ctx.ws, self.model, version, ctx.inputs["evaluate"]["verdicts"])
+        )
         failed = [verdict.gate for verdict in verdicts if not verdict.passed]
         return {"passed": not failed, "failed": failed, "waiting": failed == ["approved"]}
 
@@ -269,10 +303,21 @@ class _Training:
             if outcome == "waiting"
             else f"{self.model.name}@{version} was not released: {failed}"
         )
-        raise_alert(ctx.ws, self.spec.name, key, severity="info" if outcome == "waiting" else "warning", title=title,
-                    body={"model": self.model.name, "version": version, "failed": ctx.inputs["gate"]["failed"],
-                          "owner": self.spec.owner, "next": f"mainspring models show {self.model.name}@{version}"},
-                    dedup_id=ctx.run_id)  # fmt: skip
+        raise_alert(
+            ctx.ws,
+            self.spec.name,
+            key,
+            severity="info" if outcome == "waiting" else "warning",
+            title=title,
+            body={
+                "model": self.model.name,
+                "version": version,
+                "failed": ctx.inputs["gate"]["failed"],
+                "owner": self.spec.owner,
+                "next": f"mainspring models show {self.model.name}@{version}",
+            },
+            dedup_id=ctx.run_id,
+        )
         return {"told": True}
 
     def _frame(self, ctx: StepContext) -> pl.DataFrame:
@@ -283,8 +328,12 @@ def raise_if_failed(report: RunReport) -> None:
     """Raise the error that stopped a run, for callers that want one.
 
     Raises:
-        Refused: the run did not finish.
+        MainspringError: of the failure's own kind; `Unavailable` when the run was lost or killed.
     """
+    if report.error is not None:
+        raise report.error.as_error()
     if report.status != "SUCCEEDED":
-        raise Refused(f"run {report.run_id} of {report.model} ended {report.status}: {report.error.strip().splitlines()[-1:]}",
-                      hint=f"mainspring runs show {report.run_id}")  # fmt: skip
+        raise Unavailable(
+            f"run {report.run_id} of {report.model!r} ended {report.status}",
+            hint="mainspring run: it goes on where it stopped",
+        )

@@ -214,14 +214,17 @@ class ProjectSpec:
         """
         if name is None and len(self.models) == 1:
             return next(iter(self.models.values()))
-        if name in self.models:
+        if name is not None and name in self.models:
             return self.models[name]
         known = ", ".join(self.models)
         if name is None:
-            raise NotFound(f"project {self.name!r} declares {len(self.models)} models: say which",
-                           hint=f"models: {known}" if known else "declare one with @project.model")  # fmt: skip
-        raise NotFound(f"no model {name!r} in project {self.name!r}{nearest(name, self.models)}",
-                       hint=f"models: {known or 'none'}")  # fmt: skip
+            raise NotFound(
+                f"project {self.name!r} declares {len(self.models)} models: say which",
+                hint=f"models: {known}" if known else "declare one with @project.model",
+            )
+        raise NotFound(
+            f"no model {name!r} in project {self.name!r}{nearest(name, self.models)}", hint=f"models: {known or 'none'}"
+        )
 
     def dataset(self, name: str) -> Dataset:
         """Return the dataset called `name`, a labels' own included."""
@@ -230,8 +233,9 @@ class ProjectSpec:
         if name in self.labels:
             return self.labels[name].dataset
         names = [*self.datasets, *self.labels]
-        raise NotFound(f"no dataset {name!r} in project {self.name!r}{nearest(name, names)}",
-                       hint="mainspring data list")  # fmt: skip
+        raise NotFound(
+            f"no dataset {name!r} in project {self.name!r}{nearest(name, names)}", hint="mainspring data list"
+        )
 
 
 def describe(value: Any) -> Any:
@@ -281,7 +285,7 @@ def source_of(function: Callable[..., Any]) -> str:
             if isinstance(node, ast.FunctionDef):
                 node.decorator_list = []
             return ast.unparse(node)
-    return code.co_code.hex()
+    return str(code.co_code.hex())
 
 
 def _starts(node: ast.FunctionDef | ast.Lambda) -> int:

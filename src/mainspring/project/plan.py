@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from mainspring.core.errors import Conflict, Invalid, MainspringError, Where
 from mainspring.core.ref import digest_json
-from mainspring.project.definition import ModelDef, ProjectSpec, describe, option_line
+from mainspring.project.definition import ColumnRef, LabelsDef, ModelDef, ProjectSpec, Rest, describe, option_line
 from mainspring.store.tables import declarations, schedules
 from mainspring.store.workspace import Change, Workspace
 
@@ -94,8 +94,9 @@ def undo(ws: Workspace, project: str) -> str:
     if len(rows) < 2:
         raise Conflict(f"project {project!r} has no declaration before the present one", hint="mainspring plan")
     with ws.change(project) as change:
-        change.execute(declarations.delete().where(declarations.c.project == project,
-                                                   declarations.c.digest == rows[0].digest))  # fmt: skip
+        change.execute(
+            declarations.delete().where(declarations.c.project == project, declarations.c.digest == rows[0].digest)
+        )
         _declare(change, rows[1].digest, rows[1].spec, list(_items(rows[0].spec, rows[1].spec)))
     return str(rows[1].digest)
 
@@ -121,16 +122,27 @@ def declared_parts(spec: ProjectSpec) -> dict[str, Any]:
     for entry in spec.datasets.values():
         data = entry.dataset
         parts[f"dataset:{data.name}"] = {
-            "source": describe(data.source.describe()), "key": list(data.key), "time": data.time,
-            "pii": dict(data.pii), "on_bad": data.on_bad, "checks": describe(data.checks),
-            "retain": describe(data.retain), "start": describe(data.start), "window": describe(data.window_kind),
-            "schedule": entry.schedule, "zone": entry.zone,
-        }  # fmt: skip
+            "source": describe(data.source.describe()),
+            "key": list(data.key),
+            "time": data.time,
+            "pii": dict(data.pii),
+            "on_bad": data.on_bad,
+            "checks": describe(data.checks),
+            "retain": describe(data.retain),
+            "start": describe(data.start),
+            "window": describe(data.window_kind),
+            "schedule": entry.schedule,
+            "zone": entry.zone,
+        }
     for labels in spec.labels.values():
         parts[f"labels:{labels.name}"] = {
-            "source": describe(labels.dataset.source.describe()), "key": labels.key, "time": labels.time,
-            "value": labels.value, "matures": describe(labels.matures), "absent": labels.absent,
-        }  # fmt: skip
+            "source": describe(labels.dataset.source.describe()),
+            "key": labels.key,
+            "time": labels.time,
+            "value": labels.value,
+            "matures": describe(labels.matures),
+            "absent": labels.absent,
+        }
     for view in spec.features.values():
         parts[f"feature:{view.name}"] = view.to_json()
     for model in spec.models.values():
@@ -140,7 +152,7 @@ def declared_parts(spec: ProjectSpec) -> dict[str, Any]:
 
 def _model_part(model: ModelDef) -> dict[str, Any]:
     predicts = model.predicts
-    target = f"labels:{predicts.name}" if hasattr(predicts, "matures") else str(predicts)
+    target = f"labels:{predicts.name}" if isinstance(predicts, LabelsDef) else str(predicts)
     part: dict[str, Any] = describe(model)
     uses = None if model.uses is None else [getattr(use, "name", None) or describe(use) for use in model.uses]
     return part | {"predicts": target, "uses": uses}
@@ -174,27 +186,45 @@ def _short(value: Any) -> str:
 
 
 def _declare(change: Change, digest: str, parts: dict[str, Any], items: list[Item]) -> None:
-    change.execute(declarations.delete().where(declarations.c.project == change.project,
-                                               declarations.c.digest == digest))  # fmt: skip
-    change.execute(declarations.insert().values(project=change.project, digest=digest, applied_at=change.clock.now(),
-                                                actor=change.actor, spec=parts))  # fmt: skip
+    change.execute(
+        declarations.delete().where(declarations.c.project == change.project, declarations.c.digest == digest)
+    )
+    change.execute(
+        declarations.insert().values(
+            project=change.project, digest=digest, applied_at=change.clock.now(), actor=change.actor, spec=parts
+        )
+    )
     wanted = _schedules(parts)
-    kept = {row.name: row for row in change.execute(
-        sa.select(schedules).where(schedules.c.project == change.project)).all()}  # fmt: skip
+    kept = {
+        row.name: row for row in change.execute(sa.select(schedules).where(schedules.c.project == change.project)).all()
+    }
     for name in kept.keys() - wanted.keys():
         change.execute(schedules.delete().where(schedules.c.project == change.project, schedules.c.name == name))
     for name, (cron, zone, action) in wanted.items():
         if name not in kept:
-            change.execute(schedules.insert().values(
-                project=change.project, name=name, cron=cron, zone=zone, misfire="latest", action=action,
-                created_at=change.clock.now()))  # fmt: skip
+            change.execute(
+                schedules.insert().values(
+                    project=change.project,
+                    name=name,
+                    cron=cron,
+                    zone=zone,
+                    misfire="latest",
+                    action=action,
+                    created_at=change.clock.now(),
+                )
+            )
         elif (kept[name].cron, kept[name].zone) != (cron, zone):
             # A new rhythm starts now: slots of the old one that were missed are not made up for.
-            change.execute(schedules.update().where(
-                schedules.c.project == change.project, schedules.c.name == name
-            ).values(cron=cron, zone=zone, action=action, created_at=change.clock.now()))  # fmt: skip
-    change.event("declaration.applied", f"project:{change.project}",
-                 {"digest": digest, "changes": [f"{i.action} {i.kind}:{i.name}" for i in items]})  # fmt: skip
+            change.execute(
+                schedules.update()
+                .where(schedules.c.project == change.project, schedules.c.name == name)
+                .values(cron=cron, zone=zone, action=action, created_at=change.clock.now())
+            )
+    change.event(
+        "declaration.applied",
+        f"project:{change.project}",
+        {"digest": digest, "changes": [f"{i.action} {i.kind}:{i.name}" for i in items]},
+    )
 
 
 def _schedules(parts: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Any]]]:
@@ -228,7 +258,7 @@ def _notes(spec: ProjectSpec) -> Iterator[str]:
 def _windowed(spec: ProjectSpec, model: ModelDef) -> list[str]:
     from mainspring.features.views import closure
 
-    wanted = [use.name for use in model.uses or () if hasattr(use, "node")]
+    wanted = [use.name for use in model.uses or () if not isinstance(use, (ColumnRef, Rest))]
     return [view.name for view in closure(spec.features.values(), wanted) if view.kind == "window"]
 
 
@@ -245,25 +275,40 @@ def _model_refusals(spec: ProjectSpec, model: ModelDef) -> Iterator[Refusal]:
     yield from _cron_refusal(model.schedule, model.zone, model.where)
     for gate in model.gates:
         if not gate.built:
-            yield Refusal(gate.where or model.where, f"the gate {gate.name}() is not built yet",
-                          "remove it; gates that work: mainspring plan --gates")  # fmt: skip
+            yield Refusal(
+                gate.where or model.where,
+                f"the gate {gate.name}() is not built yet",
+                "remove it; gates that work: mainspring plan --gates",
+            )
     if model.serve is not None:
         place = model.serve.where
         if model.serve.rollout is not None:
             first = model.serve.rollout.stages[0]
-            yield Refusal(place, f"a staged release ({first.kind}) is not built yet",
-                          "write .serve(): a version that passes its gates replaces the old one at once")  # fmt: skip
+            yield Refusal(
+                place,
+                f"a staged release ({first.kind}) is not built yet",
+                "write .serve(): a version that passes its gates replaces the old one at once",
+            )
         if model.serve.abort_if:
-            yield Refusal(option_line(place, "abort_if"), "abort_if acts during a staged release, which is not built yet",
-                          'watch the endpoint instead: .watch(alert_if=["error_rate > 0.5%"])')  # fmt: skip
+            yield Refusal(
+                option_line(place, "abort_if"),
+                "abort_if acts during a staged release, which is not built yet",
+                'watch the endpoint instead: .watch(alert_if=["error_rate > 0.5%"])',
+            )
         if windowed := _windowed(spec, model):
-            yield Refusal(place, f"{', '.join(windowed)} looks back over a window, and serving that is not built yet",
-                          "leave .serve() out and score in batch, or use features of the request")  # fmt: skip
+            yield Refusal(
+                place,
+                f"{', '.join(windowed)} looks back over a window, and serving that is not built yet",
+                "leave .serve() out and score in batch, or use features of the request",
+            )
     for batch in model.batch:
         yield from _cron_refusal(batch.schedule, batch.zone, batch.where)
         if not batch.to.endswith((".parquet", ".csv")) and not batch.to.startswith(("postgresql://", "sqlite:///")):
-            yield Refusal(option_line(batch.where, "to"), f"scores cannot be written to {batch.to!r}",
-                          'write to="scores.parquet", "scores.csv" or "postgresql://host/base#table"')  # fmt: skip
+            yield Refusal(
+                option_line(batch.where, "to"),
+                f"scores cannot be written to {batch.to!r}",
+                'write to="scores.parquet", "scores.csv" or "postgresql://host/base#table"',
+            )
         if batch.of is not None and batch.of not in spec.datasets:
             yield Refusal(batch.where, f"there is no dataset {batch.of!r}", f"datasets: {', '.join(spec.datasets)}")
     if model.metric is not None and model.metric not in METRICS:
@@ -284,8 +329,11 @@ def _watch_refusals(model: ModelDef) -> Iterator[Refusal]:
         rules.append(("drift", model.watch.drift, DRIFT_MEASURES))
     for option, rule, known in rules:
         if rule.metric not in known:
-            yield Refusal(option_line(place, option), f"{option}= names {rule.metric!r}, which is not measured",
-                          f"figures: {', '.join(sorted(known))}")  # fmt: skip
+            yield Refusal(
+                option_line(place, option),
+                f"{option}= names {rule.metric!r}, which is not measured",
+                f"figures: {', '.join(sorted(known))}",
+            )
 
 
 def _cron_refusal(cron: str | None, zone: str, where: Where) -> Iterator[Refusal]:

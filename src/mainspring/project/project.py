@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from mainspring.core.clock import parse_instant
 from mainspring.core.errors import Invalid, MainspringError, NotFound, Where, nearest
@@ -152,8 +152,12 @@ class Model(Declared):
         actions = tuple(part.strip() for part in heal.split("|") if part.strip())
         for action in actions:
             if action not in HEALING:
-                raise fail(f"unknown healing action {action!r}{nearest(action, HEALING)}",
-                           f'write heal="{" | ".join(HEALING)}"', where, "heal")  # fmt: skip
+                raise fail(
+                    f"unknown healing action {action!r}{nearest(action, HEALING)}",
+                    f'write heal="{" | ".join(HEALING)}"',
+                    where,
+                    "heal",
+                )
         return self._change(
             watch=WatchDef(
                 score=_parsed(parse_condition, score, where, "score"),
@@ -210,7 +214,7 @@ class Project:
         zone: str = "UTC",
         start: str | datetime | None = None,
         retain: str | timedelta | None = None,
-        on_bad: str = "fail",
+        on_bad: Literal["fail", "quarantine"] = "fail",
     ) -> Any:
         """Declare a dataset: a file, a folder or a query by its source, or a function by decoration.
 
@@ -369,16 +373,24 @@ class Project:
         elif isinstance(predicts, ColumnRef):
             target = predicts
         else:
-            raise fail(f"the model has no target: predicts={predicts!r}",
-                       'write predicts=dataset["column"] or predicts=labels', where, "predicts")  # fmt: skip
+            raise fail(
+                f"the model has no target: predicts={predicts!r}",
+                'write predicts=dataset["column"] or predicts=labels',
+                where,
+                "predicts",
+            )
         if task is not None and task not in TASKS:
             raise fail(f"unknown task {task!r}{nearest(str(task), TASKS)}", f"tasks: {', '.join(TASKS)}", where, "task")
         space = dict(tune or {})
         if trials is not None and (not isinstance(trials, int) or isinstance(trials, bool) or trials < 1):
             raise fail(f"trials={trials!r} is not a count", "write trials=20", where, "trials")
         if trials and not space:
-            raise fail("trials= without tune= searches nothing", 'add tune={"learning_rate": (0.01, 0.3, "log")}',
-                       where, "trials")  # fmt: skip
+            raise fail(
+                "trials= without tune= searches nothing",
+                'add tune={"learning_rate": (0.01, 0.3, "log")}',
+                where,
+                "trials",
+            )
         used = self._used(uses, where) if uses is not None else None
 
         def declare(decorated: Callable[..., Any]) -> Model:
@@ -419,38 +431,70 @@ class Project:
             elif isinstance(use, Dataset):
                 items.append(Rest(use.name))
             else:
-                raise fail(f"uses= holds {use!r}, which is not a column or a feature",
-                           'write uses=[payments["amount"], a_feature]', where, "uses")  # fmt: skip
+                raise fail(
+                    f"uses= holds {use!r}, which is not a column or a feature",
+                    'write uses=[payments["amount"], a_feature]',
+                    where,
+                    "uses",
+                )
         return tuple(items)
 
     def _is_new(self, name: str, what: str, where: Where) -> None:
         _parse(lambda text: check_name(text, what), name, where, "name")
-        for kind, declared in (("dataset", self._datasets), ("labels", self._labels), ("feature", self._features),
-                               ("model", self._models)):  # fmt: skip
+        for kind, declared in (
+            ("dataset", self._datasets),
+            ("labels", self._labels),
+            ("feature", self._features),
+            ("model", self._models),
+        ):
             if name in declared:
-                raise Invalid(f"{what} {name!r}: there is already a {kind} of that name", where=where,
-                              hint="give one of them another name")  # fmt: skip
+                raise Invalid(
+                    f"{what} {name!r}: there is already a {kind} of that name",
+                    where=where,
+                    hint="give one of them another name",
+                )
 
     def spec(self) -> ProjectSpec:
         """Return everything declared so far, as one frozen record."""
         return ProjectSpec(
-            self.name, self.owner, self.oncall, Path(self.where.file), dict(self._datasets), dict(self._labels),
-            dict(self._features), dict(self._models),
-        )  # fmt: skip
+            self.name,
+            self.owner,
+            self.oncall,
+            Path(self.where.file),
+            dict(self._datasets),
+            dict(self._labels),
+            dict(self._features),
+            dict(self._models),
+        )
 
 
 class _DatasetOptions:
     """The options of one dataset, checked where they stand."""
 
-    def __init__(self, key: str | Sequence[str], time: str | None, pii: Mapping[str, str] | None,
-                 columns: Sequence[str] | None, read: Mapping[str, Any] | None, schedule: str | None, zone: str,
-                 start: str | datetime | None, retain: str | timedelta | None, on_bad: str, where: Where) -> None:  # fmt: skip
+    def __init__(
+        self,
+        key: str | Sequence[str],
+        time: str | None,
+        pii: Mapping[str, str] | None,
+        columns: Sequence[str] | None,
+        read: Mapping[str, Any] | None,
+        schedule: str | None,
+        zone: str,
+        start: str | datetime | None,
+        retain: str | timedelta | None,
+        on_bad: Literal["fail", "quarantine"],
+        where: Where,
+    ) -> None:
         if on_bad not in ("fail", "quarantine"):
             raise fail(f"unknown on_bad={on_bad!r}", 'write on_bad="fail" or on_bad="quarantine"', where, "on_bad")
         for column, action in (pii or {}).items():
             if action not in ("drop", "hash"):
-                raise fail(f"unknown pii action {action!r} for {column!r}", 'write pii={"email": "drop", "card": "hash"}',
-                           where, "pii")  # fmt: skip
+                raise fail(
+                    f"unknown pii action {action!r} for {column!r}",
+                    'write pii={"email": "drop", "card": "hash"}',
+                    where,
+                    "pii",
+                )
         self.key = (key,) if isinstance(key, str) else tuple(key)
         self.time, self.pii, self.on_bad = time, dict(pii or {}), on_bad
         self.schedule, self.zone, self.where = schedule, zone, where
@@ -460,8 +504,18 @@ class _DatasetOptions:
     def spec(self, name: str, source: Any, kind: Any) -> Any:
         from mainspring.data.datasets import Dataset as DatasetSpec
 
-        return DatasetSpec(name=name, source=source, key=self.key, time=self.time, pii=self.pii, retain=self.retain,
-                           checks=(), on_bad=self.on_bad, window_kind=kind, start=self.start)  # fmt: skip
+        return DatasetSpec(
+            name=name,
+            source=source,
+            key=self.key,
+            time=self.time,
+            pii=self.pii,
+            retain=self.retain,
+            checks=(),
+            on_bad=self.on_bad,
+            window_kind=kind,
+            start=self.start,
+        )
 
 
 def _window_kind(function: Callable[..., Any]) -> Any:
@@ -490,16 +544,25 @@ def _check_parameters(function: Callable[..., Any], space: Mapping[str, Any]) ->
         p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
     if len(required) != 2:
-        raise Invalid(f"model {function.__name__!r} takes ({', '.join(p.name for p in parameters)})", where=where,
-                      hint=f"write def {function.__name__}(X, y, setting=0.1): X and y, then settings with defaults")  # fmt: skip
+        raise Invalid(
+            f"model {function.__name__!r} takes ({', '.join(p.name for p in parameters)})",
+            where=where,
+            hint=f"write def {function.__name__}(X, y, setting=0.1): X and y, then settings with defaults",
+        )
     settings = [p.name for p in parameters[2:]]
     for name, values in space.items():
         if name not in settings:
-            raise Invalid(f"tune names {name!r}, which {function.__name__!r} does not take{nearest(name, settings)}",
-                          hint=f"settings with defaults: {', '.join(settings) or 'none'}", where=where)  # fmt: skip
+            raise Invalid(
+                f"tune names {name!r}, which {function.__name__!r} does not take{nearest(name, settings)}",
+                hint=f"settings with defaults: {', '.join(settings) or 'none'}",
+                where=where,
+            )
         if not _is_space(values):
-            raise Invalid(f"tune[{name!r}] is {values!r}", where=where,
-                          hint='write (low, high), (low, high, "log") or a list of choices')  # fmt: skip
+            raise Invalid(
+                f"tune[{name!r}] is {values!r}",
+                where=where,
+                hint='write (low, high), (low, high, "log") or a list of choices',
+            )
 
 
 def _is_space(values: Any) -> bool:
@@ -533,11 +596,14 @@ def load_project(file: Path | str) -> ProjectSpec:
     """
     path = Path(file).resolve()
     if not path.is_file():
-        raise NotFound(f"no project file {path.name!r} in {path.parent}",
-                       hint="mainspring init NAME --from data.csv --target column")  # fmt: skip
+        raise NotFound(
+            f"no project file {path.name!r} in {path.parent}",
+            hint="mainspring init NAME --from data.csv --target column",
+        )
     linecache.checkcache(str(path))
     module_spec = importlib.util.spec_from_file_location("mainspring_project", path)
-    assert module_spec is not None and module_spec.loader is not None
+    assert module_spec is not None
+    assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules["mainspring_project"] = module
     sys.path.insert(0, str(path.parent))
@@ -546,20 +612,32 @@ def load_project(file: Path | str) -> ProjectSpec:
     except MainspringError:
         raise
     except SyntaxError as error:
-        raise Invalid(f"{path.name} is not Python: {error.msg}", where=Where(str(path), error.lineno or 0),
-                      hint=(error.text or "").strip() or "mend the line") from error  # fmt: skip
+        raise Invalid(
+            f"{path.name} is not Python: {error.msg}",
+            where=Where(str(path), error.lineno or 0),
+            hint=(error.text or "").strip() or "mend the line",
+        ) from error
     except ModuleNotFoundError as error:
-        raise Invalid(f"{path.name} imports {error.name!r}, which is not installed", where=_line_in(path, error),
-                      hint=f"pip install {error.name}") from error  # fmt: skip
+        raise Invalid(
+            f"{path.name} imports {error.name!r}, which is not installed",
+            where=_line_in(path, error),
+            hint=f"pip install {error.name}",
+        ) from error
     except Exception as error:
-        raise Invalid(f"{path.name} stops while it is read: {type(error).__name__}: {error}",
-                      where=_line_in(path, error), hint="mend the line; a project file only declares") from error  # fmt: skip
+        raise Invalid(
+            f"{path.name} stops while it is read: {type(error).__name__}: {error}",
+            where=_line_in(path, error),
+            hint="mend the line; a project file only declares",
+        ) from error
     finally:
         sys.path.remove(str(path.parent))
     found = {id(value): value for value in vars(module).values() if isinstance(value, Project)}
     if len(found) != 1:
-        raise Invalid(f"{path.name} declares {len(found)} projects; one file declares one", where=Where(str(path)),
-                      hint='write name = ms.Project("name")')  # fmt: skip
+        raise Invalid(
+            f"{path.name} declares {len(found)} projects; one file declares one",
+            where=Where(str(path)),
+            hint='write name = ms.Project("name")',
+        )
     return next(iter(found.values())).spec()
 
 
