@@ -287,7 +287,7 @@ def _check_beats_baseline(facts: GateFacts, by: float, baseline: str | None, con
         return _say(gate, False, f"{shown}; {_signed(by)} is needed", **known)
     if low <= 0:
         return _say(gate, False, f"not enough evidence: {shown} may be chance", **known)
-    return _say(gate, True, f"{shown}; {_signed(by)} was needed", **known)
+    return _say(gate, True, shown + (f"; {_signed(by)} was needed" if by else ""), **known)
 
 
 def _check_not_worse_than_live(facts: GateFacts, confidence: float, margin: float) -> Verdict:
@@ -389,9 +389,8 @@ def _check_no_leakage(facts: GateFacts) -> Verdict:
     if leaks:
         return _say("no_leakage", False, "; ".join(finding.message for finding in leaks[:5]),
                     columns=[finding.column for finding in leaks])  # fmt: skip
-    return _say(
-        "no_leakage", True, f"no leak found; {len(facts.findings)} warnings" if facts.findings else "no leak found"
-    )
+    warned = ", ".join(finding.column for finding in facts.findings[:5])
+    return _say("no_leakage", True, "no leak found" + (f"; worth a look: {warned}" if warned else ""))
 
 
 def _check_approved(facts: GateFacts, by: str) -> Verdict:
@@ -426,7 +425,7 @@ def _figure(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.4g}" if value else "0"
+    return f"{value:+.3g}" if value else "0"
 
 
 _CHECKS: dict[str, Callable[..., Verdict]] = {

@@ -43,7 +43,7 @@ def slice_metrics(
     values_at_most: int = 20,
     seed: int = 0,
 ) -> dict[str, tuple[SliceMetric, ...]]:
-    """Return the metric on every slice of each column, the largest slice first.
+    """Return the metric on every slice of each column: numbers in their order, all else from the largest slice.
 
     Numbers with many values are cut at their quartiles; texts beyond the most frequent `values_at_most` are one slice,
     `(other)`; missing values are a slice, `(missing)`.
@@ -64,14 +64,17 @@ def slice_metrics(
 
 
 def _parts(values: Array, at_most: int) -> list[tuple[str, Array]]:
-    """Return the rows of each slice by its label, the largest first; labels break ties."""
-    labels = _labels(np.asarray(values), at_most)
+    """Return the rows of each slice by its label: numbers in their order, all else from the largest to the smallest."""
+    values = np.asarray(values)
+    labels = _labels(values, at_most)
     names, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     by_size = sorted(range(len(names)), key=lambda i: (-counts[i], names[i]))
     kept = by_size if len(by_size) <= at_most + 1 else by_size[:at_most]
     parts = [(str(names[i]), np.flatnonzero(inverse == i)) for i in kept]
     if len(kept) < len(by_size):
         parts.append((OTHER, np.flatnonzero(~np.isin(inverse, kept))))
+    if values.dtype.kind in "iuf":
+        parts.sort(key=lambda part: (part[0] == MISSING, values[part[1]].min()))
     return parts
 
 
