@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
@@ -37,10 +37,14 @@ class CheckResult:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CheckReport:
-    """What a contract found; `bad_rows` marks the rows that break any rule on rows, shape (n,)."""
+    """What a contract found; `bad_rows` marks the rows that break any rule on rows, shape (n,).
+
+    `marks` holds the same for each rule that some row breaks.
+    """
 
     results: tuple[CheckResult, ...]
     bad_rows: Array
+    marks: Mapping[str, Array]
 
     @property
     def passed(self) -> bool:
@@ -54,6 +58,14 @@ class CheckReport:
     def only_rows_fail(self) -> bool:
         """Whether setting the bad rows aside leaves a table that keeps the contract."""
         return all(result.level == "row" for result in self.failures)
+
+    def reasons(self) -> list[str]:
+        """Return which rules each bad row breaks, in the order of the rows."""
+        found: list[list[str]] = [[] for _ in range(int(self.bad_rows.sum()))]
+        for rule, mask in self.marks.items():
+            for position in np.flatnonzero(mask[self.bad_rows]):
+                found[position].append(rule)
+        return ["; ".join(rules) for rules in found]
 
     def __str__(self) -> str:
         return "\n".join(f"{'ok  ' if r.passed else 'FAIL'} {r.check}: {r.reason}" for r in self.results)
@@ -105,7 +117,8 @@ def run_checks(
     bad = np.zeros(frame.height, dtype=bool)
     for mask in masks.values():
         bad |= mask
-    return CheckReport(tuple(found[position] for position in range(len(checks))), bad)
+    marks = {str(checks[position]): masks[position] for position in sorted(masks)}
+    return CheckReport(tuple(found[position] for position in range(len(checks))), bad, marks)
 
 
 def _evaluate(frame: pl.DataFrame, rules: dict[int, pl.Expr]) -> dict[int, Array]:

@@ -1,0 +1,163 @@
+"""Tables on Delta Lake: atomic commits that carry our own facts, time travel, and rows in the order they came."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import polars as pl
+
+from mainspring.core.errors import Invalid, Refused, Unavailable
+
+WINDOW = "_mainspring_window"
+ROW = "_mainspring_row"
+_FACTS = "mainspring"
+# Time travel is the point of these tables: the log is never cleaned up behind our back.
+_CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One commit of ours: its Delta version and the facts it carries."""
+
+    version: int
+    facts: dict[str, Any]
+
+
+def write(path: Path, frame: pl.DataFrame, facts: dict[str, Any], *, window: str | None = None) -> int:
+    """Replace a table's rows, or those of one window, in one atomic commit; return its version, from 1.
+
+    A killed writer leaves the table as it was. The commit and its files are on disk when this returns.
+
+    Args:
+        path: Folder of the table, made at the first write.
+        frame: The rows, in canonical types.
+        facts: JSON-able facts that `commits` gives back.
+        window: Replace this window only; a table has windows always or never.
+
+    Raises:
+        Invalid: two column names differ only in case, or one is reserved.
+    """
+    from deltalake import CommitProperties, DeltaTable, write_deltalake
+
+    _check_names(frame.columns)
+    frame = frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
+    if window is not None:
+        frame = frame.with_columns(pl.lit(window, dtype=pl.String).alias(WINDOW))
+    if not DeltaTable.is_deltatable(str(path)):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        DeltaTable.create(
+            str(path), schema=frame.to_arrow().schema, partition_by=None if window is None else [WINDOW],
+            configuration=_CONFIGURATION,
+        )  # fmt: skip
+    # One writer at a time (the caller's lock), so a conflict means a second installation: fail, do not retry.
+    properties = CommitProperties(custom_metadata={_FACTS: json.dumps(facts)}, max_commit_retries=0)
+    write_deltalake(
+        str(path), frame, mode="overwrite", schema_mode="overwrite" if window is None else "merge",
+        predicate=None if window is None else f"{WINDOW} = '{window}'", commit_properties=properties,
+    )  # fmt: skip
+    version = int(DeltaTable(str(path)).version())
+    _sync(path, version)
+    return version
+
+
+def delete(path: Path, predicate: str, facts: dict[str, Any]) -> int:
+    """Delete the rows for which an SQL predicate holds, in one commit; return its version."""
+    from deltalake import CommitProperties, DeltaTable
+
+    table = DeltaTable(str(path))
+    table.delete(predicate, commit_properties=CommitProperties(custom_metadata={_FACTS: json.dumps(facts)}))
+    version = int(DeltaTable(str(path)).version())
+    _sync(path, version)
+    return version
+
+
+def vacuum(path: Path) -> int:
+    """Remove every file that the newest version does not use; older versions cannot be read afterwards."""
+    from deltalake import DeltaTable
+
+    return len(DeltaTable(str(path)).vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False))
+
+
+def commits(path: Path, after: int) -> list[Commit]:
+    """Return our commits with a version above `after`, oldest first."""
+    from deltalake import DeltaTable
+
+    if not DeltaTable.is_deltatable(str(path)):
+        return []
+    table = DeltaTable(str(path))
+    newer = max(0, int(table.version()) - max(after, -1))
+    found = [Commit(int(entry["version"]), json.loads(entry[_FACTS]))
+             for entry in (table.history(newer) if newer else []) if _FACTS in entry]  # fmt: skip
+    return sorted((commit for commit in found if commit.version > after), key=lambda commit: commit.version)
+
+
+def scan(path: Path, version: int, *, windows: bool, columns: Sequence[str]) -> pl.LazyFrame:
+    """Return a version's columns lazily, rows by window and then in the order in which they were written."""
+    order = [WINDOW, ROW] if windows else [ROW]
+    return pl.scan_delta(str(path), version=version).sort(order).select(columns)
+
+
+def read(path: Path, version: int, *, windows: bool, columns: Sequence[str]) -> pl.DataFrame:
+    """Return a version's columns, rows by window and then in the order in which they were written.
+
+    Raises:
+        Unavailable: the version's files are not there.
+        Refused: a file is not the Parquet file that was written.
+    """
+    _check_files(path, version)
+    order = [WINDOW, ROW] if windows else [ROW]
+    lazy = pl.scan_delta(str(path), version=version).select([*columns, *order])
+    try:
+        frame = lazy.collect()
+    except pl.exceptions.ComputeError as error:
+        raise _changed(path, version) from error
+    # Files nearly always come back in the order of writing; sorting then would only cost.
+    sorted_already = frame.select(pl.struct(order).is_sorted() if windows else pl.col(ROW).is_sorted()).item()
+    return (frame if sorted_already else frame.sort(order)).select(columns)
+
+
+def _check_files(path: Path, version: int) -> None:
+    """Raise unless every file of a version is there in its full length (Polars stops the program at a short one)."""
+    from deltalake import DeltaTable
+
+    files = pl.DataFrame(DeltaTable(str(path), version=version).get_add_actions(flatten=True))
+    for name, size in files.select("path", "size_bytes").rows() if files.height else ():
+        file = path / unquote(name)
+        if not file.exists():
+            raise Unavailable(f"{name} of {path.name} version {version} is gone", hint="mainspring doctor --deep")
+        if file.stat().st_size != size:
+            raise _changed(path, version)
+
+
+def _changed(path: Path, version: int) -> Refused:
+    return Refused(f"a file of {path.name} version {version} was changed on disk",
+                   hint="restore the table from a backup; mainspring doctor --deep")  # fmt: skip
+
+
+def _check_names(names: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if name in (WINDOW, ROW):
+            raise Invalid(f"the column name {name!r} is reserved", hint="rename the column")
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise Invalid(f"the columns {other!r} and {name!r} differ only in case", hint="rename one of them")
+
+
+def _sync(path: Path, version: int) -> None:
+    """Bring a commit to the disk: its data files, its log entry and their folders."""
+    entry = path / "_delta_log" / f"{version:020d}.json"
+    added = [json.loads(line)["add"]["path"] for line in entry.read_text().splitlines() if '"add"' in line[:8]]
+    files = [path / unquote(name) for name in added]
+    for place in dict.fromkeys([*files, *(file.parent for file in files), entry, entry.parent, path]):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
