@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from mainspring.data.splits import by_chance, by_group, by_time
     from mainspring.evaluation import gates as gate
     from mainspring.project.definition import ab, blue_green, canary, shadow
-    from mainspring.project.project import Project, load_project
+    from mainspring.project.loading import load_project
+    from mainspring.project.project import Project
 
 __version__ = "0.1.0"
 
 # Importing a project file must cost nothing but what it names; each name loads its file on first use.
 _PLACES = {
     "Project": "mainspring.project.project:Project",
-    "load_project": "mainspring.project.project:load_project",
+    "load_project": "mainspring.project.loading:load_project",
     "Day": "mainspring.core.windows:Day",
     "Hour": "mainspring.core.windows:Hour",
     "Week": "mainspring.core.windows:Week",

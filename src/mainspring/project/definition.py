@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import linecache
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mainspring.core.errors import Invalid, NotFound, Where, nearest
+from mainspring.core.errors import Invalid, MainspringError, NotFound, Where, nearest
 from mainspring.core.schema import Label, Task
 from mainspring.core.units import Condition, human_duration
 
@@ -324,3 +324,17 @@ def place_of(function: Callable[..., Any]) -> Where:
 def fail(message: str, hint: str, where: Where, option: str = "") -> Invalid:
     """Return the error for a wrong declaration, pointing at the option's own line."""
     return Invalid(message, hint=hint, where=option_line(where, option) if option else where)
+
+
+def parse_option(reader: Callable[[Any], Any], text: Any, where: Where, option: str) -> Any:
+    """Return `reader(text)`; an error points at the option's line."""
+    try:
+        return reader(text)
+    except MainspringError as error:
+        raise fail(f"{option}: {error.message}", error.hint, where, option) from error
+
+
+def parse_options(
+    reader: Callable[[Any], Any], texts: str | Iterable[str], where: Where, option: str
+) -> tuple[Any, ...]:
+    return tuple(parse_option(reader, text, where, option) for text in ([texts] if isinstance(texts, str) else texts))

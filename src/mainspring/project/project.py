@@ -1,184 +1,36 @@
-"""The decorators a project file is written with, and the loading of such a file."""
+"""The decorators that a project file is written with."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import inspect
-import linecache
 import re
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from mainspring.core.clock import parse_instant
-from mainspring.core.errors import Invalid, MainspringError, NotFound, Where, nearest
+from mainspring.core.errors import Invalid, MainspringError, Where, nearest
 from mainspring.core.ref import check_name
 from mainspring.core.schema import Label, Task
-from mainspring.core.units import duration, frequency, parse_condition
+from mainspring.core.units import duration
 from mainspring.core.windows import KINDS
 from mainspring.project.definition import (
-    BatchDef,
     ColumnRef,
     LabelsDef,
     ModelDef,
     ProjectSpec,
     Rest,
-    Rollout,
     ScheduledDataset,
-    ServeDef,
-    WatchDef,
     calling_line,
     fail,
+    parse_option,
     place_of,
 )
+from mainspring.project.handles import Dataset, Feature, Labels, Model
 
-HEALING = ("retrain", "rollback")
 TASKS = ("binary", "multiclass", "regression", "forecast")
 EVENTS = {"new_data": "dataset.ingested"}
-
-
-class Declared:
-    """A declaration that stands for a function; calling it calls the function and nothing else."""
-
-    def __init__(self, project: Project, name: str, function: Callable[..., Any] | None, where: Where) -> None:
-        self.project = project
-        self.name = name
-        self.where = where
-        self.function = function
-        if function is not None:
-            functools.update_wrapper(self, function)
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        if self.function is None:
-            raise Invalid(f"{self.name!r} is read from a file; it is not a function")
-        return self.function(*args, **options)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__.lower()}:{self.name}"
-
-
-class Dataset(Declared):
-    """A declared dataset; index it for a column."""
-
-    def __getitem__(self, column: str | Sequence[str]) -> Any:
-        if isinstance(column, str):
-            return ColumnRef(self.name, column)
-        return tuple(ColumnRef(self.name, name) for name in column)
-
-    def without(self, *columns: str) -> Rest:
-        """Return all columns but those named (and but the key, the time and the target)."""
-        return Rest(self.name, columns)
-
-    def expect(self, *checks: Any) -> Dataset:
-        """Add rules that the data must keep; bad rows fail the ingest or are set aside, as `on_bad` says."""
-        where = calling_line()
-        from mainspring.data.checks import Check
-
-        for check in checks:
-            if not isinstance(check, Check):
-                raise fail(f"{check!r} is not a check", "use ms.check.unique(...), ms.check.between(...), ...", where)
-        entry = self.project._datasets[self.name]
-        spec = replace(entry.dataset, checks=(*entry.dataset.checks, *checks))
-        self.project._datasets[self.name] = replace(entry, dataset=spec)
-        return self
-
-
-class Labels(Declared):
-    """Declared outcomes; `predicts=` takes them."""
-
-
-class Feature(Declared):
-    """A declared feature; `uses=` takes it."""
-
-
-class Model(Declared):
-    """A declared model; each method adds one promise about it."""
-
-    def must(self, *gates: Any) -> Model:
-        """Add gates that a version has to pass before it goes live."""
-        where = calling_line()
-        from mainspring.evaluation.gates import Gate
-
-        for gate in gates:
-            if not isinstance(gate, Gate):
-                raise fail(f"{gate!r} is not a gate", "use ms.gate.beats_baseline(), ms.gate.at_least(...), ...", where)
-        return self._change(gates=(*self._definition.gates, *gates))
-
-    def serve(self, rollout: Rollout | None = None, *, abort_if: Iterable[str] = ()) -> Model:
-        """Say how a new version reaches the endpoint; without a rollout it replaces the old one at once."""
-        where = calling_line()
-        if rollout is not None and not isinstance(rollout, Rollout):
-            raise fail(
-                f"{rollout!r} is not a rollout", 'use ms.shadow("1d") >> ms.canary(1, 10, 50, every="1h")', where
-            )
-        rules = _parsed(parse_condition, abort_if, where, "abort_if")
-        return self._change(serve=ServeDef(rollout, rules, where))
-
-    def batch(self, *, to: str, schedule: str | None = None, zone: str = "UTC", of: Dataset | None = None) -> Model:
-        """Write scores of the newest data to a file or a table, on a schedule or by `mainspring score`."""
-        definition = BatchDef(str(to), schedule, zone, of.name if of else None, calling_line())
-        return self._change(batch=(*self._definition.batch, definition))
-
-    def watch(
-        self,
-        *,
-        score: str | Iterable[str] = (),
-        drift: str | None = None,
-        alert_if: str | Iterable[str] = (),
-        every: str = "1h",
-        false_alarms: str = "1/week",
-        heal: str = "",
-        cooldown: str = "1d",
-        min_rows: int = 200,
-    ) -> Model:
-        """Watch the model in production and say what may heal it.
-
-        Args:
-            score: Rules on quality over matured labels that must hold, as "roc_auc >= 0.80".
-            drift: A rule per column, as "psi > 0.1"; left out, tests calibrated to `false_alarms` decide.
-            alert_if: Rules on the endpoint that must not hold, as "error_rate > 1%" or "p99 > 250ms".
-            every: Length of one window of observation.
-            false_alarms: How often an alarm may be false when nothing is wrong.
-            heal: Actions allowed, in order of preference: "retrain | rollback".
-            cooldown: Shortest time between two healing actions.
-            min_rows: Predictions that a window needs to be judged.
-        """
-        where = calling_line()
-        actions = tuple(part.strip() for part in heal.split("|") if part.strip())
-        for action in actions:
-            if action not in HEALING:
-                raise fail(
-                    f"unknown healing action {action!r}{nearest(action, HEALING)}",
-                    f'write heal="{" | ".join(HEALING)}"',
-                    where,
-                    "heal",
-                )
-        return self._change(
-            watch=WatchDef(
-                score=_parsed(parse_condition, score, where, "score"),
-                drift=_parse(parse_condition, drift, where, "drift") if drift is not None else None,
-                guards=_parsed(parse_condition, alert_if, where, "alert_if"),
-                every=_parse(duration, every, where, "every"),
-                false_alarms=_parse(frequency, false_alarms, where, "false_alarms"),
-                heal=actions,
-                cooldown=_parse(duration, cooldown, where, "cooldown"),
-                min_rows=min_rows,
-                where=where,
-            )
-        )
-
-    @property
-    def _definition(self) -> ModelDef:
-        return self.project._models[self.name]
-
-    def _change(self, **changes: Any) -> Model:
-        self.project._models[self.name] = replace(self._definition, **changes)
-        return self
 
 
 class Project:
@@ -192,7 +44,7 @@ class Project:
 
     def __init__(self, name: str, *, owner: str = "", oncall: str = "") -> None:
         self.where = calling_line()
-        self.name = _parse(lambda text: check_name(text, "project"), name, self.where, "name")
+        self.name = parse_option(lambda text: check_name(text, "project"), name, self.where, "name")
         self.owner = owner
         self.oncall = oncall
         self._datasets: dict[str, ScheduledDataset] = {}
@@ -293,7 +145,14 @@ class Project:
         handle = self.dataset(source, name=name, time=time, columns=columns, read=read)
         entry = self._datasets.pop(handle.name)
         self._labels[handle.name] = LabelsDef(
-            handle.name, entry.dataset, key, time, value, _parse(duration, matures, where, "matures"), absent, where
+            handle.name,
+            entry.dataset,
+            key,
+            time,
+            value,
+            parse_option(duration, matures, where, "matures"),
+            absent,
+            where,
         )
         return Labels(self, handle.name, None, where)
 
@@ -324,7 +183,7 @@ class Project:
         self._features[function.__name__] = define(
             function,
             entity=entity,
-            window=_parse(duration, window, where, "window") if window else None,
+            window=parse_option(duration, window, where, "window") if window else None,
             datasets=tuple(self._datasets),
             features=self._features,
         )
@@ -440,7 +299,7 @@ class Project:
         return tuple(items)
 
     def _is_new(self, name: str, what: str, where: Where) -> None:
-        _parse(lambda text: check_name(text, what), name, where, "name")
+        parse_option(lambda text: check_name(text, what), name, where, "name")
         for kind, declared in (
             ("dataset", self._datasets),
             ("labels", self._labels),
@@ -498,8 +357,8 @@ class _DatasetOptions:
         self.key = (key,) if isinstance(key, str) else tuple(key)
         self.time, self.pii, self.on_bad = time, dict(pii or {}), on_bad
         self.schedule, self.zone, self.where = schedule, zone, where
-        self.retain = _parse(duration, retain, where, "retain") if retain is not None else None
-        self.start = _parse(parse_instant, start, where, "start") if isinstance(start, str) else start
+        self.retain = parse_option(duration, retain, where, "retain") if retain is not None else None
+        self.start = parse_option(parse_instant, start, where, "start") if isinstance(start, str) else start
 
     def spec(self, name: str, source: Any, kind: Any) -> Any:
         from mainspring.data.datasets import Dataset as DatasetSpec
@@ -573,74 +432,3 @@ def _is_space(values: Any) -> bool:
     low, high = values[:2]
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (low, high))
     return numbers and low < high and (len(values) == 2 or low > 0)
-
-
-def _parse(reader: Callable[[Any], Any], text: Any, where: Where, option: str) -> Any:
-    """Return `reader(text)`; an error points at the option's line."""
-    try:
-        return reader(text)
-    except MainspringError as error:
-        raise fail(f"{option}: {error.message}", error.hint, where, option) from error
-
-
-def _parsed(reader: Callable[[Any], Any], texts: str | Iterable[str], where: Where, option: str) -> tuple[Any, ...]:
-    return tuple(_parse(reader, text, where, option) for text in ([texts] if isinstance(texts, str) else texts))
-
-
-def load_project(file: Path | str) -> ProjectSpec:
-    """Return what the project file declares, by importing it; its functions are not run.
-
-    Raises:
-        NotFound: there is no such file.
-        Invalid: it does not import, or does not hold exactly one `Project`; the error names the line.
-    """
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise NotFound(
-            f"no project file {path.name!r} in {path.parent}",
-            hint="mainspring init NAME --from data.csv --target column",
-        )
-    linecache.checkcache(str(path))
-    module_spec = importlib.util.spec_from_file_location("mainspring_project", path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules["mainspring_project"] = module
-    sys.path.insert(0, str(path.parent))
-    try:
-        module_spec.loader.exec_module(module)
-    except MainspringError:
-        raise
-    except SyntaxError as error:
-        raise Invalid(
-            f"{path.name} is not Python: {error.msg}",
-            where=Where(str(path), error.lineno or 0),
-            hint=(error.text or "").strip() or "mend the line",
-        ) from error
-    except ModuleNotFoundError as error:
-        raise Invalid(
-            f"{path.name} imports {error.name!r}, which is not installed",
-            where=_line_in(path, error),
-            hint=f"pip install {error.name}",
-        ) from error
-    except Exception as error:
-        raise Invalid(
-            f"{path.name} stops while it is read: {type(error).__name__}: {error}",
-            where=_line_in(path, error),
-            hint="mend the line; a project file only declares",
-        ) from error
-    finally:
-        sys.path.remove(str(path.parent))
-    found = {id(value): value for value in vars(module).values() if isinstance(value, Project)}
-    if len(found) != 1:
-        raise Invalid(
-            f"{path.name} declares {len(found)} projects; one file declares one",
-            where=Where(str(path)),
-            hint='write name = ms.Project("name")',
-        )
-    return next(iter(found.values())).spec()
-
-
-def _line_in(path: Path, error: BaseException) -> Where:
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    return Where(str(path), (lines[-1] if lines else 0) or 0)
