@@ -22,6 +22,7 @@ from mainspring.monitoring.capture import (
     frame,
     frames,
     log_directory,
+    numbers_and_objects,
     read_predictions,
 )
 
@@ -63,7 +64,7 @@ def open_log(home: Path, clock: FixedClock, **options: int) -> tuple[PredictionL
 
 def record(form: int, clock: FixedClock, name: str = "a", score: float = 0.25) -> Answered:
     at = int(clock.now().timestamp() * 1_000_000)
-    columns = encode_columns(COLUMNS, SIGNATURE.inputs.names)
+    columns = encode_columns(COLUMNS, *numbers_and_objects(SIGNATURE))
     extras = {"card": ["c1", None], "paid": ["2026-01-01T02:00:00+01:00", None]}
     return Answered(form, at, 1500, name, 2, columns, extras, np.array([score, 0.75]).tobytes())
 

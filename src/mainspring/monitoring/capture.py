@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,9 +241,17 @@ def prediction_ids(request_id: str, n: int) -> list[str]:
     return [request_id] if n == 1 else [f"{request_id}.{i}" for i in range(n)]
 
 
-def encode_columns(columns: dict[str, Array], names: tuple[str, ...]) -> list[bytes | list[Any]]:
-    """Return columns in the order of names, numbers as their bytes and objects as lists."""
-    return [a.tolist() if (a := columns[name]).dtype == object else a.tobytes() for name in names]
+def numbers_and_objects(signature: Signature) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the inputs that are logged as bytes, and of those logged as lists."""
+    objects = tuple(c.name for c in signature.inputs if _is_object(c))
+    return tuple(name for name in signature.inputs.names if name not in objects), objects
+
+
+def encode_columns(
+    columns: Mapping[str, Array], numbers: Iterable[str], objects: Iterable[str]
+) -> list[bytes | list[Any]]:
+    """Return a request's columns as a record holds them; the names are those of `numbers_and_objects`."""
+    return [*[columns[name].tobytes() for name in numbers], *[columns[name].tolist() for name in objects]]
 
 
 def frame(payload: bytes) -> bytes:
@@ -343,8 +351,11 @@ def _answer_table(form: _Form, records: list[Answered]) -> pl.DataFrame:
         "latency_ms": np.repeat(np.array([record.latency for record in records]) / 1000, counts),
         **_outcome(signature, np.frombuffer(b"".join(record.scores for record in records))),
     }
-    for i, column in enumerate(signature.inputs):
-        columns[f"in.{column.name}"] = _series(column, [record.columns[i] for record in records])
+    numbers, objects = numbers_and_objects(signature)
+    places = {name: i for i, name in enumerate((*numbers, *objects))}
+    for column in signature.inputs:
+        parts = [record.columns[places[column.name]] for record in records]
+        columns[f"in.{column.name}"] = _series(column, parts)
     for column in signature.extras:
         values = [v for record in records for v in record.extras.get(column.name) or [None] * record.n]
         columns[f"extra.{column.name}"] = _extra(column, values)
@@ -368,10 +379,14 @@ def _outcome(signature: Signature, scores: Array) -> dict[str, Any]:
     return {"score": scores}
 
 
+def _is_object(column: Column) -> bool:
+    return column.dtype == "string" or (column.dtype == "bool" and column.nullable)
+
+
 def _series(column: Column, parts: list[Any]) -> pl.Series:
     import polars as pl
 
-    if parts and isinstance(parts[0], list):
+    if _is_object(column):
         kind = pl.Boolean() if column.dtype == "bool" else pl.String()
         return pl.Series([value for part in parts for value in part], dtype=kind)
     data = b"".join(parts)

@@ -25,8 +25,6 @@ PORT = 8080
 CONNECTIONS = 2048
 BACKLOG = 2048
 DRAIN_S = 10
-HEADER_S = 5.0
-BODY_S = 15.0
 BODY_BYTES_PER_S = 1024
 HEADER_BYTES = 64 << 10
 
@@ -38,6 +36,8 @@ class TimedProtocol(HttpToolsProtocol):
     at most 64 kB. Without this a half-sent request holds its connection for ever.
     """
 
+    header_s = 5.0
+    body_s = 15.0
     _deadline: asyncio.TimerHandle | None = None
     _is_partial = True
     _in_headers = True
@@ -46,7 +46,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._arm(HEADER_S)
+        self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -62,7 +62,7 @@ class TimedProtocol(HttpToolsProtocol):
         if self._in_headers and self._received > HEADER_BYTES:
             self.transport.close()
         elif self._deadline is None:
-            self._arm(HEADER_S)
+            self._arm()
 
     def on_message_begin(self) -> None:
         self._is_partial = self._in_headers = True
@@ -77,9 +77,9 @@ class TimedProtocol(HttpToolsProtocol):
         self._is_partial = False
         super().on_message_complete()
 
-    def _arm(self, after_s: float) -> None:
+    def _arm(self) -> None:
         self._began = self.loop.time()
-        self._deadline = self.loop.call_later(after_s, self._expire)
+        self._deadline = self.loop.call_later(self.header_s, self._expire)
 
     def _disarm(self) -> None:
         if self._deadline is not None:
@@ -88,9 +88,9 @@ class TimedProtocol(HttpToolsProtocol):
 
     def _expire(self) -> None:
         elapsed = self.loop.time() - self._began
-        is_moving = elapsed < BODY_S or self._received > elapsed * BODY_BYTES_PER_S
+        is_moving = elapsed < self.body_s or self._received > elapsed * BODY_BYTES_PER_S
         if self._is_partial and not self._in_headers and is_moving:
-            self._deadline = self.loop.call_later(HEADER_S, self._expire)
+            self._deadline = self.loop.call_later(self.header_s, self._expire)
         elif self._is_partial and not self.transport.is_closing():
             self.transport.close()
 
@@ -172,12 +172,18 @@ def data_plane(
         hosts=allowed_hosts,
         default_model=model,
     )
-    aliases = {
-        environment[name]: path
-        for name, path in (("AIP_PREDICT_ROUTE", "/invocations"), ("AIP_HEALTH_ROUTE", "/health/ready"))
-        if environment.get(name)
-    }
-    return DataPlane(endpoints, metrics, clock, limits=limits, aliases=aliases)
+    return DataPlane(endpoints, metrics, clock, limits=limits, aliases=_aliases(environment))
+
+
+def _aliases(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the paths that Vertex AI asks a container to answer, and what they stand for."""
+    aliases = {}
+    for name, path in (("AIP_PREDICT_ROUTE", "/invocations"), ("AIP_HEALTH_ROUTE", "/health/ready")):
+        if route := environment.get(name, ""):
+            if not route.startswith("/"):
+                raise Invalid(f"{name} is {route!r}, which is no path", hint="a path starts with /")
+            aliases[route] = path
+    return aliases
 
 
 def _port(environment: Mapping[str, str]) -> int:
@@ -191,13 +197,12 @@ def _port(environment: Mapping[str, str]) -> int:
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except OSError as error:
-        raise Unavailable(
-            f"{host}:{port} cannot be bound: {error.strerror}", hint="choose another with --port"
-        ) from error
+        listener.close()
+        message = f"{host}:{port} cannot be bound: {error.strerror}"
+        raise Unavailable(message, hint="choose another with --port") from error
     return listener

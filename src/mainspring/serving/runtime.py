@@ -18,7 +18,14 @@ import numpy.typing as npt
 from mainspring.core.clock import Clock
 from mainspring.core.errors import MainspringError, NotFound, Refused
 from mainspring.core.schema import Schema, Signature
-from mainspring.monitoring.capture import Answered, PredictionLog, encode_columns, log_directory, prediction_ids
+from mainspring.monitoring.capture import (
+    Answered,
+    PredictionLog,
+    encode_columns,
+    log_directory,
+    numbers_and_objects,
+    prediction_ids,
+)
 from mainspring.serving.metrics import Meter, Metrics
 from mainspring.serving.protocol import MAX_ROWS, Batch, RequestParser
 from mainspring.serving.split import SplitFile, bundle_directory, list_splits, read_good, read_split, write_good
@@ -152,7 +159,7 @@ class Endpoint:
         self.log = log
         self.meter = meter
         self._form = log.describe(split.version, scorer.signature)
-        self._names = scorer.signature.inputs.names
+        self._numbers, self._objects = numbers_and_objects(scorer.signature)
         self._usual_s = 0.0
 
     @property
@@ -172,7 +179,7 @@ class Endpoint:
         body = msgspec.json.encode(request.render(self, batch, scores, prediction_ids(request.id, batch.n)))
         took = time.perf_counter() - request.started
         self._usual_s += 0.1 * (took - self._usual_s)
-        columns = encode_columns(batch.columns, self._names)
+        columns = encode_columns(batch.columns, self._numbers, self._objects)
         latency = int(took * 1_000_000)
         record = Answered(self._form, request.at, latency, request.id, batch.n, columns, batch.extras, scores.tobytes())
         return Answer(body, record)
