@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from mainspring.core import errors
 from mainspring.core.errors import Forbidden, Invalid, MainspringError, NotFound, Unavailable
-from mainspring.core.settings import Settings, load_settings
+from mainspring.core.settings import FILE, Settings, load_settings
 
 _TIMEOUT_S = 60.0
 _KINDS: dict[str, type[MainspringError]] = {
@@ -24,7 +24,7 @@ _KINDS: dict[str, type[MainspringError]] = {
 class Client(Protocol):
     """Runs operations by name; arguments and results are JSON data."""
 
-    def call(self, name: str, on_event: Callable[[Any], None] | None = None, **arguments: Any) -> Any:
+    def call(self, operation: str, on_event: Callable[[Any], None] | None = None, /, **arguments: Any) -> Any:
         """Run an operation; `on_event` hears of progress where the operation happens in this process."""
         ...
 
@@ -53,7 +53,7 @@ class LocalClient:
         self._token = token
         self._workspace: Any = None
 
-    def call(self, name: str, on_event: Callable[[Any], None] | None = None, **arguments: Any) -> Any:
+    def call(self, operation: str, on_event: Callable[[Any], None] | None = None, /, **arguments: Any) -> Any:
         from mainspring.api.call import call
         from mainspring.governance.access import local_actor
         from mainspring.governance.tokens import authenticate
@@ -62,15 +62,26 @@ class LocalClient:
         actor = authenticate(ws, self._token) if self._token else local_actor(ws.actor)
         if actor is None:
             raise Forbidden("the token is not valid here, or has expired", hint="check MAINSPRING_TOKEN")
-        return call(ws, actor, name, arguments, on_event=on_event)
+        return call(ws, actor, operation, arguments, on_event=on_event)
 
     def workspace(self) -> Any:
         """Return the workspace, opened on first use."""
         if self._workspace is None:
             from mainspring.store.workspace import open_workspace
 
+            self._require_project()
             self._workspace = open_workspace(self.settings)
         return self._workspace
+
+    def _require_project(self) -> None:
+        # Reading in the wrong folder must not leave an empty workspace behind in it.
+        settings = self.settings
+        told = os.environ.keys() & {"MAINSPRING_HOME", "MAINSPRING_DATABASE"}
+        if not (settings.home.exists() or settings.project_file or told or (settings.directory / FILE).is_file()):
+            raise NotFound(
+                f"there is no project in {settings.directory}",
+                hint="mainspring init NAME --from data.csv --target column, or -C DIR",
+            )
 
     def project(self) -> str:
         if self.settings.project_file is not None and self.settings.project_file.is_file():
@@ -95,8 +106,8 @@ class HttpClient:
         self._token = token
         self._opener = urllib.request.build_opener(_NoRedirect())
 
-    def call(self, name: str, on_event: Callable[[Any], None] | None = None, **arguments: Any) -> Any:
-        path = "/api/v1/" + name.replace(".", "/")
+    def call(self, operation: str, on_event: Callable[[Any], None] | None = None, /, **arguments: Any) -> Any:
+        path = "/api/v1/" + operation.replace(".", "/")
         given = {key: value for key, value in arguments.items() if value is not None}
         return self._send(path, given)
 
@@ -141,6 +152,11 @@ def connect(directory: Path, *, url: str = "", environment: Mapping[str, str] = 
     if not token:
         raise Forbidden(f"there is no token for {url}", hint="set MAINSPRING_TOKEN, or mainspring login LINK")
     return HttpClient(url, token)
+
+
+def error_kind(code: str, otherwise: type[MainspringError] = Invalid) -> type[MainspringError]:
+    """Return the class of an error's code."""
+    return _KINDS.get(code, otherwise)
 
 
 def store_token(url: str, token: str, environment: Mapping[str, str] = os.environ) -> Path:
@@ -192,7 +208,7 @@ def _as_error(error: urllib.error.HTTPError) -> MainspringError:
         body = {}
     if error.code == 401:
         return Forbidden("the token is not valid there, or has expired", hint="mainspring login LINK")
-    kind = _KINDS.get(str(body.get("code")), Unavailable if error.code >= 500 else Invalid)
+    kind = error_kind(str(body.get("code")), Unavailable if error.code >= 500 else Invalid)
     return kind(str(body.get("detail", f"HTTP {error.code}")), hint=str(body.get("hint", "")))
 
 

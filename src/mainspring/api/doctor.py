@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import shutil
 import sqlite3
 import sys
@@ -79,8 +80,7 @@ def _python(ws: Workspace) -> Found:
 def _packages(ws: Workspace) -> Found:
     missing = []
     for line in importlib.metadata.requires("mainspring") or ():
-        name = "".join(c for c in line.partition(";")[0] if c.isalnum() or c in "-_.[").partition("[")[0]
-        name = name.rstrip("0123456789.")
+        name = re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]
         if "extra ==" not in line and not any(True for _ in importlib.metadata.Distribution.discover(name=name)):
             missing.append(name)
     if missing:
@@ -238,7 +238,7 @@ def _idempotency(ws: Workspace) -> Found:
         "ok", f"{len(rows)} keys remembered", "")  # fmt: skip
 
 
-def _versions(ws: Workspace) -> list[sa.Row[Any]]:
+def _versions(ws: Workspace) -> list[Any]:
     found = tables.model_versions.c
     with ws.read() as tx:
         return list(tx.execute(sa.select(found.project, found.model, found.version, found.bundle_digest)).all())

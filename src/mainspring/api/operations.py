@@ -341,7 +341,7 @@ def data_ingest(ws: Workspace, project: str, dataset: str, rerun: bool = False) 
 
 
 @operation("data.backfill", "data.write", "write")
-def data_backfill(ws: Workspace, project: str, dataset: str, start: str, end: str) -> list[IngestResult]:
+def data_backfill(ws: Workspace, project: str, dataset: str, start: str, end: str) -> IngestResult:
     """Read the windows of a dataset between two instants again."""
     from mainspring.data.datasets import backfill
 
