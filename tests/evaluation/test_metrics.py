@@ -125,13 +125,20 @@ def test_one_class_alone_has_no_ranking() -> None:
         (np.ones(3), np.ones(2), (0, 1), "do not go with 3 rows"),
         (np.ones(0), np.ones(0), (0, 1), "do not go with 0 rows"),
         (np.array(["maybe"]), np.ones(1), ("no", "yes"), "'maybe' is neither of the classes"),
-        (np.ones(2), np.array([0.5, 7.0]), (0, 1), "scores are probabilities"),
+        (np.ones(2), np.array([0.5, 7.0]), (0, 1), "are probabilities"),
         (np.ones(1), np.ones(1), (1,), "has two classes"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(y: Any, scores: Any, classes: Any, says: str) -> None:
     with pytest.raises(Invalid, match=says):
         compute_metrics("binary", y, scores, classes)
+
+
+def test_an_outcome_that_is_missing_is_refused_and_not_left_out() -> None:
+    with pytest.raises(Invalid, match="1 of 2 outcomes are missing"):
+        compute_metrics("regression", np.array([1.0, math.nan]), np.ones(2))
+    with pytest.raises(Invalid, match="are probabilities"):
+        compute_metrics("multiclass", np.array(["a"]), np.array([[2.0, -1.0]]), ("a", "b"))
 
 
 def test_a_misspelt_metric_gets_its_nearest_name() -> None:

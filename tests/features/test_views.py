@@ -46,6 +46,18 @@ LARGE = define(is_large, features=["amount_ratio"])
 
 def test_a_decorated_function_stays_a_plain_function() -> None:
     assert amount_ratio(SimpleNamespace(amount=6.0), 2.0) == 2.0
+    assert (where(None, 1, 2), where(3 > 2, 1, 2), maximum(1, 2), maximum(None, 2)) == (None, 1, 2, None)
+
+
+def test_numpy_functions_of_one_row_are_read_as_expressions() -> None:
+    def scaled(request: Any) -> Any:
+        return np.where(np.isnan(request.a), 0, np.log1p(np.clip(request.a, 0, 100)))
+
+    view = define(scaled)
+    assert str(view.node) == "where(is_null(a), 0.0, log1p(minimum(maximum(a, 0.0), 100.0)))"
+    np.testing.assert_allclose(
+        request_features([view], {"a": np.array([np.nan, 500.0])}, 2)["scaled"], [0, np.log1p(100)]
+    )
 
 
 def test_a_feature_says_what_it_reads() -> None:
@@ -153,7 +165,7 @@ def stranger(requets: Any) -> Any:
 @pytest.mark.parametrize(
     ("function", "line", "says"),
     [
-        (branch, 1, "where(condition, a, b)"),
+        (branch, 1, "ms.where(condition, a, b)"),
         (both, 1, "&, |, ~"),
         (member, 1, "is_in"),
         (math_log, 1, "x.log()"),
@@ -166,7 +178,7 @@ def stranger(requets: Any) -> Any:
         (whole, 0, "return one column"),
         (chance, 0, "different each time"),
         (broken, 1, "NameError"),
-        (frame, 1, "has no values"),
+        (frame, 1, "numpy.percentile is not part"),
         (windowless, 0, "needs a window"),
         (many, 0, "have to be named"),
         (stranger, 0, 'the nearest name is "request"'),

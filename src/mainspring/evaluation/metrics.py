@@ -166,8 +166,7 @@ def _binary_sample(y_true: Array, p: Array, classes: Sequence[Label]) -> Columns
     codes = encode(y_true, classes)
     if (codes == 2).any():
         raise Invalid(f"{y_true[codes == 2].tolist()[0]!r} is neither of the classes {list(classes)}")
-    if p.min() < -1e-6 or p.max() > 1 + 1e-6:
-        raise Invalid(f"binary scores are probabilities, and these go from {p.min():.6g} to {p.max():.6g}")
+    _check_probabilities(p)
     y, p = codes.astype(np.float64), np.clip(p, 0, 1)
     order = np.argsort(-p, kind="stable")
     said = (p >= 0.5).astype(np.float64)
@@ -181,6 +180,7 @@ def _binary_sample(y_true: Array, p: Array, classes: Sequence[Label]) -> Columns
 
 def _multiclass_sample(codes: Array, scores: Array) -> Columns:
     n, k = scores.shape
+    _check_probabilities(scores)
     said = scores.argmax(axis=1)
     known = codes < k
     of_truth = np.where(known, scores[np.arange(n), np.minimum(codes, k - 1)], 0.0)
@@ -194,7 +194,14 @@ def _multiclass_sample(codes: Array, scores: Array) -> Columns:
     return sample
 
 
+def _check_probabilities(p: Array) -> None:
+    if p.min() < -1e-6 or p.max() > 1 + 1e-6:
+        raise Invalid(f"scores of classes are probabilities, and these go from {p.min():.6g} to {p.max():.6g}")
+
+
 def _number_sample(y: Array, predicted: Array, seasonal: Array | None) -> Columns:
+    if missing := int((~np.isfinite(y)).sum()):
+        raise Invalid(f"{missing} of {len(y)} outcomes are missing", hint="measure only rows whose outcome is known")
     error = predicted - y
     size = np.abs(error)
     total = np.abs(y) + np.abs(predicted)

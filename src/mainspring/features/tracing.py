@@ -182,7 +182,7 @@ class Expr:
 
     def clip(self, low: float, high: float) -> Expr:
         """Return the value, held between `low` and `high`."""
-        return minimum(maximum(self, low), high)
+        return Expr(make("minimum", make("maximum", self.node, _node(low)), _node(high)))
 
     def round(self, digits: int = 0) -> Expr:
         """Return the value to so many decimals; halves go up."""
@@ -202,7 +202,7 @@ class Expr:
 
     def only(self, condition: Expr) -> Expr:
         """Return the value where `condition` holds, else missing: `payments.amount.only(payments.country == "DE")`."""
-        return where(condition, self, None)
+        return Expr(make("where", _node(condition), self.node, literal(None)))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -216,14 +216,22 @@ class Expr:
                           hint=f"of numpy, use {', '.join(sorted(_UFUNCS))}")  # fmt: skip
         return Expr(make(_UFUNCS[ufunc.__name__], *(_node(value) for value in inputs)))
 
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        if function.__name__ == "where" and len(args) == 3:
+            return where(*args)
+        if function.__name__ == "clip" and len(args) == 3 and isinstance(args[0], Expr):
+            return args[0].clip(*args[1:])
+        raise Invalid(f"numpy.{function.__name__} is not part of the feature language",
+                      hint=f"of numpy, use where, clip, {', '.join(sorted(_UFUNCS))}")  # fmt: skip
+
     def __array__(self, *_: Any, **__: Any) -> Any:
-        raise Invalid("a column has no values when a feature is read", hint="where(condition, a, b), minimum(a, b), "
-                      "and the methods of columns take the place of functions that need the values")  # fmt: skip
+        raise Invalid("a column has no values when a feature is read, so functions of arrays cannot take it",
+                      hint="use the methods of columns, ms.where(condition, a, b), ms.minimum(a, b)")  # fmt: skip
 
     def __bool__(self) -> bool:
         raise Invalid(
             "a column has no truth value when a feature is read, so if, and, or, not, in, min and max cannot see it",
-            hint="use where(condition, a, b), &, |, ~, column.is_in([...]), minimum(a, b), maximum(a, b), "
+            hint="use ms.where(condition, a, b), &, |, ~, column.is_in([...]), ms.minimum(a, b), ms.maximum(a, b), "
             "and a < x & x < b as (a < x) & (x < b)",
         )
 
@@ -265,19 +273,30 @@ class Expr:
         return f"<feature expression {self.node}>"
 
 
-def where(condition: Expr, then: Any, otherwise: Any) -> Expr:
-    """Return `then` where the condition holds, else `otherwise`; missing where the condition is missing."""
+def where(condition: Any, then: Any, otherwise: Any) -> Any:
+    """Return `then` where the condition holds, else `otherwise`; missing where the condition is missing.
+
+    On plain values it gives a plain value, so a feature function can be called and tested as it stands.
+    """
+    if not any(isinstance(value, Expr) for value in (condition, then, otherwise)):
+        return None if condition is None else then if condition else otherwise
     return Expr(make("where", _node(condition), _node(then), _node(otherwise)))
 
 
-def minimum(a: Any, b: Any) -> Expr:
+def minimum(a: Any, b: Any) -> Any:
     """Return the smaller of two values, row by row; missing if either is."""
-    return Expr(make("minimum", _node(a), _node(b)))
+    return _pair("minimum", a, b, min)
 
 
-def maximum(a: Any, b: Any) -> Expr:
+def maximum(a: Any, b: Any) -> Any:
     """Return the larger of two values, row by row; missing if either is."""
-    return Expr(make("maximum", _node(a), _node(b)))
+    return _pair("maximum", a, b, max)
+
+
+def _pair(op: str, a: Any, b: Any, plain: Callable[[Any, Any], Any]) -> Any:
+    if isinstance(a, Expr) or isinstance(b, Expr):
+        return Expr(make(op, _node(a), _node(b)))
+    return None if a is None or b is None else plain(a, b)
 
 
 def aggregates_of(node: Node, *, inside: bool = False) -> list[Node]:
