@@ -53,7 +53,7 @@ def test_a_huge_difference_is_cut_but_its_digest_covers_all_of_it(tmp_path: Path
 def test_a_folder_outside_a_repository_has_no_commit(tmp_path: Path) -> None:
     environment = capture(tmp_path)
     assert (environment.commit, environment.is_dirty) == ("", False)
-    assert "git.commit" not in environment.tags()
+    assert "git.commit" not in environment.as_tags()
 
 
 def test_the_lock_names_what_is_imported(tmp_path: Path) -> None:

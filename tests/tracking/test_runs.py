@@ -171,7 +171,7 @@ def test_the_users_own_mlflow_calls_land_in_the_run(runs: Runs) -> None:
     import mlflow
 
     with runs.start("fluent", "model", "fluent-1") as run:
-        with runs.active(run):
+        with run.active():
             mlflow.log_metric("mine", 7)
             mlflow.log_param("theirs", "x")
         run.log_metric("ours", 1)
@@ -223,7 +223,7 @@ for step in range(2000):
     run.log_metric("loss", 1.0, step)
 run.log_params({"a": 1})
 if sys.argv[2] == "active":
-    with runs.active(run):
+    with run.active():
         before = "mlflow" in sys.modules
         import mlflow
         mlflow.log_metric("mine", 7)

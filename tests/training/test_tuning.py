@@ -27,6 +27,9 @@ def run(journal: Path, trials: int = 15, **options: Any) -> SearchResult:
     return search(objective, SPACE, trials, 3, direction="maximize", journal=journal, **options)
 
 
+def deep(X: Any, y: Any, depth: int = 7) -> None: ...
+
+
 def points(result: SearchResult) -> list[dict[str, Any]]:
     return [trial.params for trial in result.trials]
 
@@ -48,8 +51,9 @@ def test_a_search_finds_better_points_than_it_began_with(tmp_path: Path) -> None
 
 
 def test_the_functions_own_defaults_are_tried_first(tmp_path: Path) -> None:
-    defaults = {"depth": 7, "rate": 0.1, "kind": "b", "noise": 5.0, "other": 1}
-    first = points(run(tmp_path / "journal", 1, defaults=defaults))[0]
+    def model(X: Any, y: Any, depth: int = 7, rate: float = 0.1, kind: str = "b", noise: float = 5.0) -> None: ...
+
+    first = points(run(tmp_path / "journal", 1, function=model))[0]
     assert {name: first[name] for name in ("depth", "rate", "kind")} == {"depth": 7, "rate": 0.1, "kind": "b"}
     assert 0.0 <= first["noise"] <= 1.0
 
@@ -67,7 +71,7 @@ def objective(params, report):
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(params, report)
 plain, test_tuning.objective = test_tuning.objective, objective
-test_tuning.run(Path(sys.argv[1]), defaults={"depth": 7})
+test_tuning.run(Path(sys.argv[1]), function=test_tuning.deep)
 """
 
 
@@ -78,8 +82,8 @@ def test_a_killed_search_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     with (tmp_path / "killed").open("a") as journal:
         journal.write('{"op_code": 5, "wor')  # a write that the kill cut in half
 
-    resumed = run(tmp_path / "killed", defaults={"depth": 7})
-    undisturbed = run(tmp_path / "undisturbed", defaults={"depth": 7})
+    resumed = run(tmp_path / "killed", function=deep)
+    undisturbed = run(tmp_path / "undisturbed", function=deep)
 
     assert points(resumed) == points(undisturbed)
     assert [trial.number for trial in resumed.trials] == list(range(15))
@@ -136,6 +140,14 @@ def test_a_search_in_which_all_fails_names_the_first_error(tmp_path: Path) -> No
 
     with pytest.raises(Invalid, match="none of 3 trials succeeded; the first: ValueError: no column 'age'"):
         search(broken, {"x": (0.0, 1.0)}, 3, 0, direction="maximize", journal=tmp_path / "journal")
+
+
+def test_progress_tells_how_many_and_how_good(tmp_path: Path) -> None:
+    told: list[tuple[int, float]] = []
+    result = run(tmp_path / "journal", 4, on_trial=lambda count, best: told.append((count, best)))
+    assert [count for count, _ in told] == [1, 2, 3, 4]
+    assert told[-1][1] == result.best_value
+    assert sorted(best for _, best in told) == [best for _, best in told]
 
 
 def test_no_trial_begins_after_the_time_is_up(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 IDLE_S = 60.0
 POLL_S = 0.05
 RETRY_S = 2.0
-REGISTRY = "registry"  # the spool of model versions and aliases, which belong to no run
+REGISTRY = "~registry"  # the spool of model versions and aliases; sorts after the runs that made them
 _LOGGED = ("params", "metrics", "tags")
 
 

@@ -48,7 +48,7 @@ class Environment:
         """Whether the code differs from its commit."""
         return bool(self.diff_digest)
 
-    def tags(self) -> dict[str, Any]:
+    def as_tags(self) -> dict[str, Any]:
         """Return the environment as tags of a run; the texts belong among its artifacts."""
         tags = {
             "python": self.python,

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -172,37 +172,26 @@ class MlflowStore:
         """Repeat in MLflow's registry what the workspace decided: a version, or the move of an alias."""
         name = f"{message['project']}.{message['model']}"
         with self._answering():
-            if message["kind"] == "model_version":
-                self._mirror_version(name, message)
-            elif message["version"] is None:
-                self._client.delete_registered_model_alias(name, message["alias"])
-            else:
-                found = self._version(name, message["version"])
-                if found is None:
-                    raise NotFound(f"MLflow has no version {message['version']} of {name} yet", hint="try again")
+            found = self._version(name, message["version"]) or self._mirror_version(name, message)
+            if message["kind"] == "alias":
                 self._client.set_registered_model_alias(name, message["alias"], found.version)
 
-    def _mirror_version(self, name: str, message: Mapping[str, Any]) -> None:
-        try:
+    def _mirror_version(self, name: str, message: Mapping[str, Any]) -> Any:
+        with suppress(self._error):  # it is there already; if that was not the reason, the next call says it
             self._client.create_registered_model(name)
-        except self._error as error:
-            if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
-                raise
-        if self._version(name, message["version"]) is not None:
-            return
         run = self._find(self._experiment(message["project"]), message["run_id"])
-        source = f"runs:/{run.info.run_id}/bundle" if run else f"mainspring:{message['bundle_digest']}"
+        if run is None:
+            source = f"mainspring:{message['bundle_digest']}"
+        else:
+            # A server takes the run's own artifacts only; in a database the shorter form stays true when files move.
+            source = f"runs:/{run.info.run_id}/bundle" if self._is_sql else f"{run.info.artifact_uri}/bundle"
         tags = {
             "mainspring.version": str(message["version"]),
             "mainspring.bundle": message["bundle_digest"],
             "mainspring.author": message["author"],
         }
-        if self._is_sql:
-            self._client.create_model_version(name, source, run and run.info.run_id, tags=tags, await_creation_for=0)
-        else:
-            # A server refuses sources it does not know; the run's own artifacts are always allowed.
-            source = f"{run.info.artifact_uri}/bundle" if run else source
-            self._client.create_model_version(name, source, run and run.info.run_id, tags=tags)
+        run_id = run.info.run_id if run else None
+        return self._client.create_model_version(name, source, run_id, tags=tags, await_creation_for=0)
 
     def _version(self, name: str, version: int) -> Any:
         found = self._client.search_model_versions(f"name = '{name}' and tags.`mainspring.version` = '{version}'")

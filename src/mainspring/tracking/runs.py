@@ -108,6 +108,19 @@ class Run:
         ]
         self._append({"op": "trials", "parent": self.run_id, "values": values})
 
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Let the user's own `mlflow.log_*` calls inside the block land in this run."""
+        from mainspring.tracking.mlflow_store import fluent
+
+        def wait_for_ids() -> dict[str, str] | None:
+            folder = self._spool.folder
+            self._runs.delivery.wait(lambda: identity_of(folder) is not None, timeout_s=30)
+            return identity_of(folder)
+
+        with fluent(self._runs.workspace.settings.mlflow, wait_for_ids):
+            yield
+
     def finish(self, status: str = "SUCCEEDED") -> None:
         """End the run: SUCCEEDED, FAILED, CANCELLED or KILLED. Delivery goes on beside; see `Runs.flush`."""
         self._append({"op": "finish", "status": status, "at": self._runs.now_ms()})
@@ -174,25 +187,12 @@ class Runs:
         run._append(opening)
         return run
 
-    @contextmanager
-    def active(self, run: Run) -> Iterator[None]:
-        """Let the user's own `mlflow.log_*` calls inside the block land in `run`."""
-        from mainspring.tracking.mlflow_store import fluent
-
-        def wait_for_ids() -> dict[str, str] | None:
-            folder = self._folder(run.run_id)
-            self.delivery.wait(lambda: identity_of(folder) is not None, timeout_s=30)
-            return identity_of(folder)
-
-        with fluent(self.workspace.settings.mlflow, wait_for_ids):
-            yield
-
     def flush(self, *run_ids: str, timeout_s: float = 15.0) -> bool:
-        """Wait until MLflow has all of the runs' values; return False when it does not answer in time.
+        """Wait until MLflow has all of the finished runs and of the registry; return False when it takes too long.
 
         What was not delivered stays on disk, and the next process that logs delivers it.
         """
-        folders = [self._folder(run_id) for run_id in run_ids]
+        folders = [self._folder(run_id) for run_id in (*run_ids, REGISTRY)]
         return self.delivery.wait(lambda: not any(folder.exists() for folder in folders), timeout_s)
 
     def mirror_registry(self) -> int:

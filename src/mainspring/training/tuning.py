@@ -16,6 +16,7 @@ from typing import Any, Literal
 from mainspring.core.errors import Invalid, Where
 from mainspring.core.ref import digest_json
 from mainspring.tracking.records import Trial
+from mainspring.training.trainer import ModelFunction, defaults_of
 
 Report = Callable[[int, float], None]
 Objective = Callable[[dict[str, Any], Report], float]
@@ -67,9 +68,9 @@ def search(
     *,
     direction: Direction,
     journal: Path,
-    defaults: Mapping[str, Any] | None = None,
+    function: ModelFunction | None = None,
     timeout_s: float | None = None,
-    on_trial: Callable[[Trial], None] | None = None,
+    on_trial: Callable[[int, float], None] | None = None,
 ) -> SearchResult:
     """Evaluate `trials` points of a space and return the best.
 
@@ -85,9 +86,9 @@ def search(
         seed: Decides every draw.
         direction: Whether more or less is better.
         journal: File that keeps the trials; one process at a time works on it.
-        defaults: The model function's own values, tried first where the space holds them.
+        function: The model function; its own defaults are tried first where the space holds them.
         timeout_s: Begin no further trial after this many seconds.
-        on_trial: Called after each trial, with those of the journal at first.
+        on_trial: Called after each trial with how many there are and the best value so far (NaN while there is none).
 
     Raises:
         Invalid: the space is malformed, or every trial failed.
@@ -98,27 +99,30 @@ def search(
     started = time.monotonic()
     with _study(journal, space, seed, direction) as study:
         done = _finished(study)
-        for trial in done:
-            if on_trial:
-                on_trial(trial)
         while len(done) < trials and (timeout_s is None or not done or time.monotonic() - started < timeout_s):
-            _evaluate(study, objective, space, _fixed(space, defaults or {}) if not done else {}, seed + len(done))
+            first = _fixed(space, defaults_of(function)) if function and not done else {}
+            _evaluate(study, objective, space, first, seed + len(done))
             done = _finished(study)
             if on_trial:
-                on_trial(done[-1])
+                best = _best(done, direction)
+                on_trial(len(done), math.nan if best is None else best.value or 0.0)
     return _result(done, direction)
 
 
 def _result(done: list[Trial], direction: Direction) -> SearchResult:
-    good = [trial for trial in done if trial.status == "SUCCEEDED" and trial.value is not None]
-    if not good:
+    best = _best(done, direction)
+    if best is None:
         raise Invalid(
             f"none of {len(done)} trials succeeded; the first: {done[0].error or done[0].status}",
             hint="call the model function with its defaults first",
         )
-    sign = 1 if direction == "minimize" else -1
-    best = min(good, key=lambda trial: (sign * (trial.value or 0.0), trial.number))  # the first of equals
     return SearchResult(best.params, best.value or 0.0, tuple(done))
+
+
+def _best(done: list[Trial], direction: Direction) -> Trial | None:
+    good = [trial for trial in done if trial.status == "SUCCEEDED" and trial.value is not None]
+    sign = 1 if direction == "minimize" else -1
+    return min(good, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
 
 
 def _evaluate(study: Any, objective: Objective, space: Mapping[str, Any], fixed: Mapping[str, Any], seed: int) -> None:
