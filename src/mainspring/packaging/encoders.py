@@ -15,7 +15,7 @@ _NUMBER_FOR_MISSING = -1.7e308
 def encode(graph: Graph, encoder: Any, block: Block) -> Block:
     """Add a OneHotEncoder, OrdinalEncoder or TargetEncoder: one table row per category, one for missing, one for new.
 
-    What the encoder refuses (a category it never saw, when told to) becomes a row of NaN, and the graph's scores with it.
+    What the encoder refuses (a category it never saw, when told to) becomes NaN, and the graph's scores with it.
     """
     if len(encoder.categories_) != len(block):
         raise Untranslatable(f"{type(encoder).__name__} over several targets")
@@ -34,7 +34,8 @@ def encode(graph: Graph, encoder: Any, block: Block) -> Block:
         row = _text_row(graph, slot, known) if slot.text else _number_row(graph, slot, known)
         tensor = graph.add("Gather", table, row, axis=0)
         if refuses_missing or refuses_unseen:
-            flags = np.array([*[0.0] * len(known), *(np.nan if no else 0.0 for no in (refuses_missing, refuses_unseen))])
+            flags = np.zeros(len(table))
+            flags[-2:][[refuses_missing, refuses_unseen]] = np.nan
             graph.refusals.append(graph.add("Gather", flags[:, None], row, axis=0))
         out += slots(tensor, table.shape[1])
     return tuple(out)

@@ -15,8 +15,8 @@ Array = npt.NDArray[Any]
 MISSING = "\ue000missing"
 
 
-class Untranslatable(Exception):  # noqa: N818 - never reaches a user: it says that the next format is to be tried
-    """A model, or a part of it, has no exact form in the format that was tried; the message says which part."""
+class Untranslatable(Exception):
+    """A model, or a part of it, has no exact form in the format that was tried: the next one is to be tried."""
 
 
 @dataclass(frozen=True, slots=True)

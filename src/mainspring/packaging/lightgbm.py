@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from mainspring.core.errors import Invalid, MissingExtra
 from mainspring.packaging.graph import Array, Graph, Untranslatable
-from mainspring.packaging.predictor import Answer, side_by_side
+from mainspring.packaging.predictor import Answer, is_booster, side_by_side
 from mainspring.packaging.trees import Tree, sum_of_trees
 
 FILE = "model/model.txt"
@@ -23,14 +23,16 @@ _EXPONENT = {"poisson", "gamma", "tweedie"}
 
 
 def is_lightgbm(estimator: Any) -> bool:
-    """Return whether the estimator is one of LightGBM's own scikit-learn classes, and no subclass of them."""
+    """Return whether the estimator is one of LightGBM's own classes, and no subclass of them."""
     kind = type(estimator)
-    return kind.__module__ == "lightgbm.sklearn" and kind.__name__ in ("LGBMClassifier", "LGBMRegressor")
+    wrapped = kind.__module__ == "lightgbm.sklearn" and kind.__name__ in ("LGBMClassifier", "LGBMRegressor")
+    return wrapped or is_booster(estimator)
 
 
 def text_of(estimator: Any) -> str:
     """Return the fitted model as LightGBM writes it, without the training parameters, which no prediction reads."""
-    text: str = estimator.booster_.model_to_string()
+    booster = estimator if is_booster(estimator) else estimator.booster_
+    text: str = booster.model_to_string()
     head, _, rest = text.partition("\nparameters:\n")
     return head + rest[rest.find("end of parameters") + len("end of parameters") :] if rest else head
 
@@ -47,7 +49,7 @@ def translate_lightgbm(graph: Graph, matrix: str, text: str) -> str:
     trees = [_tree(_fields(block), number % targets) for number, block in enumerate(blocks)]
     if "average_output" in fields:
         rounds = len(trees) // targets
-        trees = [Tree(t.feature, t.threshold, t.missing_left, t.left, t.right, t.leaves / rounds, t.target) for t in trees]
+        trees = [replace(tree, leaves=tree.leaves / rounds) for tree in trees]
     raw = sum_of_trees(graph, matrix, trees, targets, np.zeros(targets))
     objective, *options = fields.get("objective", "custom").split()
     slope = float(dict(option.partition(":")[::2] for option in options).get("sigmoid", 1))
@@ -132,7 +134,7 @@ def _library() -> ctypes.CDLL:
     # Only the C library: the Python package imports pandas and scikit-learn, which a server has no use for.
     spec = importlib.util.find_spec("lightgbm")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingExtra("this bundle holds a LightGBM model and lightgbm is not installed", hint="pip install lightgbm")
+        raise MissingExtra("the bundle holds a LightGBM model, and lightgbm is absent", hint="pip install lightgbm")
     folder = Path(spec.submodule_search_locations[0])
     found = [path for name in ("lib_lightgbm.so", "lib_lightgbm.dylib", "lib_lightgbm.dll")
              for path in (folder / "lib" / name, folder / "bin" / name) if path.exists()]  # fmt: skip

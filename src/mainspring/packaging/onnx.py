@@ -116,7 +116,7 @@ def load_onnx(data: bytes, layout: Layout, answer: Answer) -> OnnxPredictor:
     import onnxruntime
 
     if _EXTERNAL in data and _has_external_data(data):
-        raise Refused("the ONNX model keeps tensors in another file", hint="pack the model again with its tensors inside")
+        raise Refused("the ONNX model keeps tensors in another file", hint="pack the model again: mainspring run")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

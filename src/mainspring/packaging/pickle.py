@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -16,8 +17,7 @@ def write_pickle(estimator: Any) -> bytes:
 
     Two runs of one Python version over one project file give equal bytes.
     """
-    import cloudpickle
-
+    cloudpickle: Any = importlib.import_module("cloudpickle")  # it has no types
     own = _own_modules()
     for module in own:
         cloudpickle.register_pickle_by_value(sys.modules[module])
@@ -48,9 +48,7 @@ def load_pickle(data: bytes, *, trusted: bool) -> Any:
             "the bundle holds a pickle, which runs code when it is read, and this installation does not trust pickles",
             hint="set trust_pickle = true for this target in mainspring.toml, or train a model that has a safe format",
         )
-    import cloudpickle
-
-    return cloudpickle.loads(data)
+    return importlib.import_module("cloudpickle").loads(data)
 
 
 def _own_modules() -> list[str]:

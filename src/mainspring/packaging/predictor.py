@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from mainspring.core.errors import Invalid
-from mainspring.core.schema import Label, Schema, Signature
+from mainspring.core.schema import Schema, Signature
 from mainspring.data.frames import to_pandas
 from mainspring.packaging.graph import Array
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Predictor(Protocol):
@@ -43,8 +40,8 @@ class Answer:
     """How a model's own output becomes scores: which of its columns, in which order.
 
     Args:
-        order: For a classifier, the column of each of the signature's classes in the model's output; for binary, the
-            column of the positive class alone. Empty for a number.
+        order: For a classifier, the column of each of the signature's classes in the model's output, -1 for a class it
+            never saw; for binary, the column of the positive class alone. Empty for a number.
     """
 
     order: tuple[int, ...] = ()
@@ -53,35 +50,43 @@ class Answer:
         """Return scores from the model's output of shape (n, k), or (n, 1) with the probability of class 1."""
         if not self.order:
             return raw[:, 0]
-        if len(self.order) > 1:
-            return raw if self.order == tuple(range(raw.shape[1])) else raw[:, self.order]
+        if len(self.order) == 1:
+            column = raw[:, min(self.order[0], raw.shape[1] - 1)]
+            return 1.0 - column if raw.shape[1] == 1 and self.order[0] == 0 else column
         if raw.shape[1] == 1:
-            return raw[:, 0] if self.order[0] == 1 else 1.0 - raw[:, 0]
-        return raw[:, self.order[0]]
+            raw = np.hstack([1.0 - raw, raw])
+        if -1 in self.order:  # the last column is that of the classes never seen
+            raw = np.hstack([raw, np.zeros((len(raw), 1))])
+        return raw if self.order == tuple(range(raw.shape[1])) else raw[:, self.order]
 
 
 def answer_of(estimator: Any, signature: Signature) -> Answer:
     """Return how the outputs of a fitted estimator answer the signature.
 
     Raises:
-        Invalid: a classifier that has no probabilities, or that never saw one of the signature's classes.
+        Invalid: a classifier that has no probabilities, or whose classes are not those of the signature.
     """
     if signature.task in ("regression", "forecast"):
         return Answer()
-    if not hasattr(estimator, "predict_proba"):
+    if not hasattr(estimator, "predict_proba") and not is_booster(estimator):
         raise Invalid(
             f"{type(estimator).__name__} gives no probabilities, and a classifier is scored by them",
-            hint="wrap it in sklearn.calibration.CalibratedClassifierCV, or use a model with predict_proba",
+            hint="wrap it: CalibratedClassifierCV(estimator).fit(X, y)",
         )
-    known = list(estimator.classes_)
+    known = list(getattr(estimator, "classes_", signature.classes))
     wanted = (signature.positive,) if signature.task == "binary" else signature.classes
-    absent = [label for label in wanted if label not in known]
-    if absent:
+    foreign = [label for label in known if label not in signature.classes]
+    if foreign or (signature.task == "binary" and len(known) != 2):
         raise Invalid(
-            f"the model never saw the classes {absent[:5]}; it knows {known[:20]}",
-            hint="train on rows of every class, or leave the rare classes out of the target",
+            f"the model answers the classes {known[:10]}, and the target has {list(signature.classes[:10])}",
+            hint="fit it on y as given, with rows of every class",
         )
-    return Answer(tuple(known.index(label) for label in wanted))
+    return Answer(tuple(known.index(label) if label in known else -1 for label in wanted))
+
+
+def is_booster(estimator: Any) -> bool:
+    """Return whether the estimator is a model of LightGBM's own interface, whose `predict` gives probabilities."""
+    return type(estimator).__module__ == "lightgbm.basic" and type(estimator).__name__ == "Booster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +100,10 @@ class EstimatorPredictor:
 
     def predict(self, columns: Mapping[str, Array], n: int) -> Array:
         """Return the scores of n rows."""
-        return self.score(to_pandas(columns, self.inputs))
-
-    def score(self, frame: pd.DataFrame) -> Array:
-        """Return the scores of a frame in the form that `data.frames.to_pandas` gives."""
-        raw = np.asarray(self.estimator.predict_proba(frame) if self.answer.order else self.estimator.predict(frame))
-        return self.answer.arrange(raw.astype(np.float64).reshape(len(frame), -1))
+        frame = to_pandas(columns, self.inputs)
+        classifies = self.answer.order and not is_booster(self.estimator)
+        raw = np.asarray(self.estimator.predict_proba(frame) if classifies else self.estimator.predict(frame))
+        return self.answer.arrange(raw.astype(np.float64).reshape(n, -1))
 
 
 def side_by_side(names: Sequence[str], columns: Mapping[str, Array], n: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from mainspring.packaging.lightgbm import is_lightgbm, text_of, translate_lightg
 from mainspring.packaging.trees import from_histogram, from_sklearn, sum_of_trees
 
 NUMBERS, TEXTS = "numbers", "texts"
+T = TypeVar("T")
 
 
 def translate(estimator: Any, inputs: Schema) -> tuple[Graph, str]:
@@ -30,8 +31,8 @@ def translate(estimator: Any, inputs: Schema) -> tuple[Graph, str]:
     numbers = [column.name for column in inputs if column.dtype in ("float64", "int64", "bool")]
     if len(texts) + len(numbers) < len(inputs):
         raise Untranslatable("a date or time column; derive numbers from it in a feature")
-    where = {name: slot for name, slot in zip(numbers, slots(NUMBERS, len(numbers)), strict=True)}
-    where |= {name: slot for name, slot in zip(texts, slots(TEXTS, len(texts), text=True), strict=True)}
+    where = dict(zip(numbers, slots(NUMBERS, len(numbers)), strict=True))
+    where |= zip(texts, slots(TEXTS, len(texts), text=True), strict=True)
     scores = predict(graph, estimator, tuple(where[name] for name in inputs.names))
     for tensor in graph.refusals:
         # NaN * 0 is NaN, everything else adds nothing.
@@ -44,8 +45,7 @@ def predict(graph: Graph, model: Any, block: Block) -> str:
     """Add a final estimator and return its scores, shape (n, 1) or (n, k)."""
     if is_lightgbm(model):
         return translate_lightgbm(graph, graph.matrix(block), text_of(model))
-    step = _lookup(_PREDICT, model)
-    return step(graph, model, block)
+    return _lookup(_PREDICT, model)(graph, model, block)
 
 
 def transform(graph: Graph, step: Any, block: Block) -> Block:
@@ -63,7 +63,7 @@ def _is_sklearn(part: Any) -> bool:
     return type(part).__module__.startswith("sklearn.")
 
 
-def _lookup(table: dict[str, Callable[..., Any]], part: Any) -> Callable[..., Any]:
+def _lookup(table: dict[str, Callable[[Graph, Any, Block], T]], part: Any) -> Callable[[Graph, Any, Block], T]:
     # By exact name and home: a subclass may compute something else.
     name = type(part).__name__
     if not _is_sklearn(part) or name not in table:
@@ -252,13 +252,12 @@ def _link(graph: Graph, model: Any, raw: str) -> str:
         return raw
     if link == "HalfLogitLink":  # the exponential loss is fitted to half the log-odds
         return graph.add("Sigmoid", graph.add("Mul", raw, np.float64(2)))
-    ops: dict[str, tuple[str, dict[str, int]]] = {
-        "LogLink": ("Exp", {}), "LogitLink": ("Sigmoid", {}), "MultinomialLogit": ("Softmax", {"axis": 1}),
-    }  # fmt: skip
-    if link not in ops:
+    if link == "MultinomialLogit":
+        return graph.add("Softmax", raw, axis=1)
+    op = {"LogLink": "Exp", "LogitLink": "Sigmoid"}.get(link)
+    if op is None:
         raise Untranslatable(f"{type(model).__name__} with the link {link}")
-    op, attributes = ops[link]
-    return graph.add(op, raw, **attributes)
+    return graph.add(op, raw)
 
 
 def _voting(graph: Graph, model: Any, block: Block) -> str:
@@ -298,4 +297,3 @@ _PREDICT: dict[str, Callable[[Graph, Any, Block], str]] = {
     "HistGradientBoostingClassifier": _histogram_boosting, "HistGradientBoostingRegressor": _histogram_boosting,
     "VotingClassifier": _voting, "VotingRegressor": _voting, "TransformedTargetRegressor": _transformed_target,
 }  # fmt: skip
-
