@@ -1,7 +1,7 @@
 """What a step costs beside bare DBOS, and how long a user waits for the engine's first step.
 
-Run it: python benchmarks/pipeline.py. It prints both sides of each ratio, measured in turns in one run, and exits with 1
-when a step costs more than twice DBOS's own.
+Run it: python benchmarks/pipeline.py. It prints both sides of each ratio, measured in turns in one run, and exits with
+1 when a step costs more than twice DBOS's own.
 """
 
 from __future__ import annotations

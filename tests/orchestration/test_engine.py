@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from mainspring.core.clock import FixedClock
 from mainspring.core.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Unavailable
+from mainspring.core.settings import load_settings
 from mainspring.core.windows import Day, windows_between
 from mainspring.orchestration import journal, leases
 from mainspring.orchestration.engine import Engine
@@ -18,7 +20,7 @@ from mainspring.orchestration.execution import RunEvent
 from mainspring.orchestration.pipeline import Output, Pipeline, Step, StepContext
 from mainspring.store.events import read_events
 from mainspring.store.tables import leases as lease_rows
-from mainspring.store.workspace import Workspace
+from mainspring.store.workspace import Workspace, open_workspace
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -247,6 +249,27 @@ def threaded(work: object) -> None:
     thread.join()
     for error in raised:
         raise error
+
+
+def test_a_step_may_run_a_pipeline_itself(local_workspace: Workspace, calls: Calls) -> None:
+    engine, inner = Engine(local_workspace), Pipeline("inner", (calls.step("x"), calls.step("y")))
+    outer = Pipeline("outer", (Step("a", lambda context: {"inner": engine.run("shop", inner).status}),))
+    assert engine.run("shop", outer).outputs == {"a": {"inner": "SUCCEEDED"}}
+
+
+def test_a_database_that_is_away_is_unavailable_at_once(tmp_path: Path, calls: Calls) -> None:
+    for url in ("postgresql+psycopg://root@127.0.0.1:1/none", f"sqlite:///{tmp_path / 'file' / 'x.db'}"):
+        (tmp_path / "file").touch()
+        settings = load_settings(tmp_path, environment={"MAINSPRING_PIPELINES": url})
+        workspace = open_workspace(settings, clock=FixedClock())
+        with pytest.raises(Unavailable, match="pipelines' database does not answer"):
+            Engine(workspace).run("shop", Pipeline("p", (calls.step("a"),)))
+        workspace.close()
+
+
+def test_the_engines_own_file_is_for_its_owner_only(local_workspace: Workspace, calls: Calls) -> None:
+    Engine(local_workspace).run("shop", Pipeline("p", (calls.step("a"),)))
+    assert (local_workspace.home / "pipelines.db").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_listener_that_fails_does_not_fail_the_run(local_workspace: Workspace, calls: Calls) -> None:

@@ -58,12 +58,6 @@ def remember(
             ))  # fmt: skip
 
 
-def forget(ws: Workspace, project: str, key: str) -> None:
-    """Drop a record, as when what its output refers to is gone."""
-    with ws.change(project) as change:
-        change.execute(step_cache.delete().where(step_cache.c.project == project, step_cache.c.key == key))
-
-
 def _difference(before: dict[str, str], after: dict[str, str]) -> str:
     said = [
         f"{name} {'is new' if name not in before else 'is gone' if name not in after else 'changed'}"

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mainspring.core.errors import Conflict, Invalid, MainspringError, Unavailable
+from mainspring.core.errors import Conflict, Invalid, Unavailable
 from mainspring.core.ref import canonical_json, check_name
 from mainspring.core.windows import Window
 from mainspring.orchestration import journal, leases
@@ -74,12 +74,6 @@ class Engine:
 
     ws: Workspace
     ttl: timedelta = leases.TTL
-
-    def warm(self) -> threading.Thread:
-        """Start the engine in the background, as while data is being read; the first run waits for it."""
-        thread = threading.Thread(target=_start_quietly, args=(self.ws.settings.pipelines,), name="engine", daemon=True)
-        thread.start()
-        return thread
 
     def run(
         self,
@@ -284,30 +278,36 @@ def _started(url: str) -> Iterator[None]:
             _active -= 1
 
 
-def _start_quietly(url: str) -> None:
-    # Whatever is wrong, the run that needs the engine meets it again and says it.
-    with suppress(MainspringError), _started(url):
-        pass
-
-
 def _start(url: str) -> None:
     global _instance, _opened
     if _instance == (url, os.getpid()):
         return
     if _instance is not None and (_active or _instance[1] != os.getpid()):
         raise Conflict("this process already runs pipelines of another workspace", hint="start another process for it")
-    from dbos import DBOS, DBOSConfig
+    from dbos import DBOS
 
     if _instance is not None:
         DBOS.destroy()
         _instance = None
     if _opened is not None:
         _opened.dispose()
-    _opened = _sqlite(url) if url.startswith("sqlite") else None
+    try:
+        _opened = _sqlite(url) if url.startswith("sqlite") else None
+        _launch(url, _opened)
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        DBOS.destroy()
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise Unavailable(f"the pipelines' database does not answer: {cause}", hint="mainspring doctor") from error
+    _instance = (url, os.getpid())
+
+
+def _launch(url: str, engine: sa.Engine | None) -> None:
+    from dbos import DBOS, DBOSConfig
+
     config: DBOSConfig = {
         "name": "mainspring",
         "system_database_url": url,
-        "system_database_engine": _opened,
+        "system_database_engine": engine,
         "dbos_system_schema": SCHEMA,
         "serializer": _records(),
         # Recovery goes by leases: a name of its own per process keeps DBOS from taking up what another one left.
@@ -318,14 +318,8 @@ def _start(url: str) -> None:
         # Nobody waits for notifications; the interval only bounds how long stopping takes.
         "notification_listener_polling_interval_sec": 0.05,
     }
-    try:
-        DBOS(config=config)
-        DBOS.launch()
-    except sa.exc.SQLAlchemyError as error:
-        DBOS.destroy()
-        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise Unavailable(f"the pipelines' database does not answer: {cause}", hint="mainspring doctor") from error
-    _instance = (url, os.getpid())
+    DBOS(config=config)
+    DBOS.launch()
 
 
 def _sqlite(url: str) -> sa.Engine:

@@ -76,6 +76,8 @@ class Execution:
         self._lock = threading.Lock()
         self._unwritten: dict[str, dict[str, Any]] = {}
         self._wake: Callable[[], None] = lambda: None
+        # A step's code runs as if called from here, outside the engine's own context: it may run pipelines itself.
+        self._outside = copy_context()
 
     def walk(self, reserve: Callable[[str], Keep]) -> None:
         """Run what is not done yet; returns when all is, or a step failed, or the run must stop.
@@ -163,7 +165,7 @@ class Execution:
             self._note(step.name, attempts=attempt, error=str(failure))
             self.tell("step_retry", step.name, failure.message)
 
-        record = keep(lambda: carry_out(step, context, self._pipeline.name, retrying))
+        record = keep(lambda: self._outside.copy().run(carry_out, step, context, self._pipeline.name, retrying))
         kill_point(step.name, "after")
         return record
 

@@ -240,6 +240,9 @@ def reap(ws: Workspace, project: str = "") -> list[RunRecord]:
     reaped = []
     for record in running:
         with ws.change(record.project) as change:
+            still = sa.select(runs.c.id).where(runs.c.id == record.id, runs.c.status == RUNNING).with_for_update()
+            if change.execute(still).first() is None:
+                continue  # it ended, or another reaper saw it first
             lease = change.execute(sa.select(leases).where(leases.c.name == lease_name(record.id))).first()
             if lease is not None and not is_free(lease, ws.clock):
                 continue
