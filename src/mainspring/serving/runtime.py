@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class Scorer:
     facts: dict[str, Any]
 
     @classmethod
-    def load(cls, directory: Path, *, trust_pickle: bool = False) -> Scorer:
+    def load(cls, directory: Path, *, trust_pickle: bool = False, bundle_digest: str = "") -> Scorer:
         """Load a bundle from its folder and prove it on its golden rows.
 
         Raises:
@@ -78,14 +78,15 @@ class Scorer:
         """
         from mainspring.packaging.bundle import load, verify_golden
 
-        bundle = load(directory, trust_pickle=trust_pickle)
+        bundle = load(directory, trust_pickle=trust_pickle, bundle_digest=bundle_digest)
         verify_golden(bundle)
         views: tuple[FeatureView, ...] = ()
         if bundle.features_json:
             from mainspring.features.views import view_from_json
 
             views = tuple(view_from_json(data) for data in bundle.features_json)
-        return cls(bundle.signature, bundle.predictor, bundle.model_inputs, views, dict(bundle.manifest))
+        facts = {key: bundle.manifest[key] for key in ("format", "data", "code", "seed")}
+        return cls(bundle.signature, bundle.predictor, bundle.model_inputs, views, facts)
 
     def score(self, columns: Mapping[str, Array], n: int) -> Array:
         """Return the scores of n rows.
@@ -274,7 +275,7 @@ class Endpoints:
         return endpoint is not None and endpoint.split == split
 
     def _swap(self, split: SplitFile) -> None:
-        scorer = Scorer.load(self._bundle(split.bundle_digest), trust_pickle=self._trust_pickle)
+        scorer = self._load(split.bundle_digest)
         log = self._logs.get(split.model)
         if log is None:
             log = PredictionLog(log_directory(self.home, self.project, split.model), self._clock)
@@ -283,17 +284,20 @@ class Endpoints:
         meter = self._metrics.model(split.model).meter(str(split.version))
         self.live = {**self.live, split.model: Endpoint(split, scorer, log, meter, max_rows=self._max_rows)}
 
-    def _bundle(self, digest: str) -> Path:
-        from mainspring.packaging.bundle import materialise
+    def _load(self, digest: str) -> Scorer:
+        from mainspring.packaging.bundle import MANIFEST, materialise
 
         path = bundle_directory(self.home, digest)
-        if not path.is_dir():
-            if self._objects is None:
-                raise NotFound(f"the bundle {digest} is not here", hint="mainspring doctor")
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Fetched beside and renamed, so that a folder with this name is always whole.
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as temporary:
-                fetched = materialise(self._objects, digest, Path(temporary) / "bundle")
-                with contextlib.suppress(FileExistsError):  # another worker was quicker
-                    fetched.rename(path)
-        return path
+        is_copied = (path / MANIFEST).exists()
+        if is_copied:
+            try:
+                return Scorer.load(path, trust_pickle=self._trust_pickle, bundle_digest=digest)
+            except Refused as error:
+                if self._objects is None or not self._objects.exists(digest):
+                    raise
+                _LOGGER.error("the copy of a bundle is fetched again: %s", error)
+                shutil.rmtree(path)
+        if self._objects is None:
+            raise NotFound(f"the bundle {digest} is not here", hint="mainspring doctor")
+        materialise(self._objects, digest, path)
+        return Scorer.load(path, trust_pickle=self._trust_pickle, bundle_digest=digest)
