@@ -7,6 +7,7 @@ import builtins
 import io
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from mainspring.data.splits import Split
     from mainspring.orchestration.pipeline import StepContext
-    from mainspring.tracking.records import Trial
 
 Array = npt.NDArray[Any]
 MAX_REFERENCE_ROWS = 100_000
@@ -72,15 +72,14 @@ def fit(ctx: StepContext, spec: ProjectSpec, model: ModelDef, frame: pl.DataFram
     code = code_digest(model.function)
     metric = metric_of(model, signature)
     data = {name: item["digest"] for name, item in ctx.inputs["ingest"]["datasets"].items()}
-    runs = Runs(ctx.ws)
-    with runs.start(
+    with Runs(ctx.ws).start(
         spec.name,
         model.name,
         ctx.run_id,
         tags={
             "mainspring.model": model.name,
             "mainspring.code": code,
-            **environment.tags(),
+            **environment.as_tags(),
             **{f"mainspring.data.{name}": content for name, content in data.items()},
         },
     ) as run:
@@ -89,7 +88,7 @@ def fit(ctx: StepContext, spec: ProjectSpec, model: ModelDef, frame: pl.DataFram
             run.log_artifact(environment.diff, "uncommitted.diff")
         params = _search(ctx, model, frame, parts, found, run, metric) if model.tune else {}
         ctx.progress(None, f"fitting {model.name} on {len(learned)} rows")
-        with runs.active(run):
+        with run.active():
             fitted = fit_model(model.function, X, y, params, seed=model.seed)
         run.log_params({**fitted.params, "seed": model.seed, "rows": len(learned), "split": parts.reason})
         log_fit(run, fitted.estimator)
@@ -117,7 +116,7 @@ def fit(ctx: StepContext, spec: ProjectSpec, model: ModelDef, frame: pl.DataFram
     return {
         "bundle": packed.digest,
         "format": packed.format,
-        "parity": packed.parity.to_json(),
+        "parity": asdict(packed.parity),
         "code": code,
         "environment": environment.packages_digest,
         "params": _plain(fitted.params),
@@ -144,7 +143,7 @@ def _search(
     """Return the best settings on rows held out of the training rows; the test rows stay unseen."""
     from mainspring.data.frames import to_pandas
     from mainspring.evaluation.metrics import compute_metrics, metric_direction
-    from mainspring.training.trainer import defaults_of, fit_model, predict_scores
+    from mainspring.training.trainer import fit_model, predict_scores
     from mainspring.training.tuning import search
 
     signature, inputs = Signature.from_json(found["signature"]), Schema.from_json(found["model_inputs"])
@@ -159,13 +158,8 @@ def _search(
         fitted = fit_model(model.function, X, y, params, seed=model.seed)
         scores = predict_scores(fitted.estimator, X_judged, signature.task, signature.classes)
         measured = compute_metrics(signature.task, y_judged, scores, signature.classes, intervals=False, only=[metric])
-        return measured[metric].value
-
-    done: list[Trial] = []
-
-    def tell(trial: Trial) -> None:
-        done.append(trial)
-        ctx.progress(len(done) / model.trials, f"trial {len(done)} of {model.trials}")
+        value = measured[metric].value
+        return abs(value) if metric_direction(metric) == "zero" else value
 
     result = search(
         objective,
@@ -174,8 +168,10 @@ def _search(
         model.seed,
         direction="maximize" if metric_direction(metric) == "higher" else "minimize",
         journal=ctx.ws.path("search", f"{ctx.run_id}.journal"),
-        defaults=defaults_of(model.function),
-        on_trial=tell,
+        function=model.function,
+        on_trial=lambda n, best: ctx.progress(
+            n / model.trials, f"trial {n} of {model.trials}: best {metric} {best:.4g}"
+        ),
     )
     run.log_trials(result.trials)
     return dict(result.best_params)
@@ -194,7 +190,7 @@ def _baseline_answers(
     from mainspring.training.baselines import baseline_scores
 
     ctx.progress(None, "fitting the baselines")
-    scores = baseline_scores(
+    scores: Any = baseline_scores(
         signature.task,
         frame[parts.train],
         frame[parts.test],
