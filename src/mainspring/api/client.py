@@ -190,7 +190,7 @@ def declared_name(project_file: Path) -> str:
             name = value.args[0]
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
                 return name.value
-    from mainspring.project.project import load_project
+    from mainspring.project.loading import load_project
 
     return load_project(project_file).name
 

@@ -20,7 +20,7 @@ from mainspring.store import tables
 from mainspring.store.workspace import Workspace
 
 if TYPE_CHECKING:
-    from mainspring.data.datasets import IngestResult, VersionDiff
+    from mainspring.data.datasets import IngestResult
     from mainspring.loop.release import AliasMove
     from mainspring.loop.score import Scored
     from mainspring.loop.train import RunReport
@@ -52,7 +52,7 @@ class ModelDetail:
     approvals: tuple[Approval, ...]
 
 
-@operation("project.list", "project.read", "read")
+@operation("project.list", "system.read", "read")
 def project_list(ws: Workspace, *, actor: Actor) -> list[ProjectInfo]:
     """List the projects that the actor has a part in."""
     from mainspring.project.plan import current
@@ -108,7 +108,7 @@ def models_list(ws: Workspace, project: str, model: str = "") -> list[ModelDetai
             version, tuple(row.alias for row in pointed if (row.model, row.version) == (name, version.version)), {}, ()
         )
         for name in ([model] if model else names)
-        for version in sorted(list_versions(ws, project, name), key=lambda found: -found.version)
+        for version in list_versions(ws, project, name)
     ]  # fmt: skip
 
 
@@ -150,8 +150,7 @@ def models_card(ws: Workspace, project: str, model: str, version: str = "product
     """Return the model card of a version, as Markdown."""
     from mainspring.registry.card import render_card
 
-    found = _version(ws, project, model, version)
-    return render_card(ws, found)
+    return render_card(ws, _version(ws, project, model, version))
 
 
 @operation("models.history", "models.read", "read")
@@ -308,7 +307,7 @@ def data_list(ws: Workspace, project: str) -> list[DatasetVersion]:
     query = sa.select(tables.dataset_versions.c.name).where(tables.dataset_versions.c.project == project).distinct()
     with ws.read() as tx:
         names = sorted(tx.execute(query).scalars())
-    return [max(history(ws, project, name), key=lambda found: found.version) for name in names]
+    return [history(ws, project, name)[0] for name in names]
 
 
 @operation("data.history", "data.read", "read")
@@ -316,20 +315,17 @@ def data_history(ws: Workspace, project: str, dataset: str) -> list[DatasetVersi
     """List the versions of a dataset, newest first."""
     from mainspring.data.datasets import history
 
-    found = sorted(history(ws, project, dataset), key=lambda version: -version.version)
-    if not found:
-        names = [version.name for version in data_list.function(ws, project)]
-        raise NotFound(f"no dataset {dataset!r} in project {project!r}{nearest(dataset, names)}",
-                       hint="mainspring data list")  # fmt: skip
-    return found
+    return history(ws, project, dataset)
 
 
 @operation("data.diff", "data.read", "read")
-def data_diff(ws: Workspace, project: str, dataset: str, before: int, after: int) -> VersionDiff:
+def data_diff(ws: Workspace, project: str, dataset: str, before: int, after: int | None = None) -> dict[str, Any]:
     """Show what changed between two versions of a dataset: schema, rows by key, and the profile of each column."""
-    from mainspring.data.datasets import diff
+    from mainspring.data.diff import diff
 
-    return diff(ws, project, dataset, before, after)
+    found = diff(ws, project, dataset, before, after).to_json()
+    # Rows as they are stay in the workspace: what is shown of data here are counts and profiles.
+    return {key: value for key, value in found.items() if key != "examples"}
 
 
 @operation("data.ingest", "data.write", "write")
@@ -391,7 +387,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _declared(ws: Workspace, project: str) -> ProjectSpec:
-    from mainspring.project.project import load_project
+    from mainspring.project.loading import load_project
 
     if ws.settings.project_file is None:
         raise NotFound(

@@ -200,7 +200,7 @@ def _read_query(query: bytes) -> dict[str, str]:
 def _read_json(body: bytes) -> dict[str, Any]:
     try:
         arguments = msgspec.json.decode(body or b"{}")
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Invalid(
             "the request body is not JSON", hint='send the arguments as one object: {"name": value}'
         ) from error

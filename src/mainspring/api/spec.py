@@ -100,8 +100,14 @@ class Operation:
         return _schema(_input(self.function))
 
     def output_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the result, with the records it names written out."""
-        return _schema(_result(self.function))
+        """Return the JSON Schema of the result, with the records it names written out.
+
+        A record with a type that JSON Schema cannot say, or that is known to type checkers only, is just an object.
+        """
+        try:
+            return _schema(_result(self.function))
+        except (NameError, TypeError):
+            return {"type": "object"}
 
 
 def operation(

@@ -143,7 +143,7 @@ def carry_out(ws: Workspace, *, on_event: Callable[[Any], None] | None = None) -
         Invalid: the project file is wrong.
     """
     from mainspring.orchestration.engine import Engine
-    from mainspring.project.project import load_project
+    from mainspring.project.loading import load_project
 
     if ws.settings.project_file is None:
         raise Unavailable("there is no project file here, so nothing can be run", hint="mainspring init NAME")

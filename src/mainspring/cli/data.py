@@ -36,12 +36,12 @@ def diff(
     context: typer.Context,
     dataset: Dataset,
     before: Annotated[int, typer.Argument(help="Earlier version.")],
-    after: Annotated[int, typer.Argument(help="Later version.")],
+    after: Annotated[int | None, typer.Argument(help="Later version; the newest by default.")] = None,
 ) -> None:
     """Show what changed between two versions."""
     where = session(context)
     found = where.call("data.diff", project=where.project, dataset=dataset, before=before, after=after)
-    where.show(found, render.facts)
+    where.show(found, _changes)
 
 
 @app.command()
@@ -76,3 +76,13 @@ def _ingested(done: dict[str, Any]) -> str:
     news = "new version" if done["new"] else "unchanged"
     aside = f"; {done['quarantined']} bad rows set aside" if done["quarantined"] else ""
     return f"dataset:{version['name']}@{version['version']}: {news}, {version['rows']} rows{aside}"
+
+
+def _changes(found: dict[str, Any]) -> str:
+    rows = "{} -> {}".format(*found["rows"])
+    names = ("added", "removed", "changed")
+    schema = {f"columns {kind}": value for kind, value in found["schema"].items()}
+    counts = {"rows": rows, **{f"rows {name}": found[name] for name in names if found[name] is not None}}
+    columns = found["columns"]
+    shown = render.table([list(column.values()) for column in columns], list(columns[0])) if columns else ""
+    return f"{found['before']} -> {found['after']}\n{render.facts({**counts, **schema})}\n{shown}".rstrip()

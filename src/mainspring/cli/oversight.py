@@ -204,17 +204,25 @@ def _dossier(found: dict[str, Any]) -> str:
     agrees = "the same" if found["agrees"] else "ANOTHER NUMBER"
     data = [f"{name}@{used['version']}" for name, used in found["datasets"].items()]
     lines = [
-        render.facts({
-            "prediction": found["prediction_id"], "made": found["at"],
-            "by": f"model:{found['model']}@{found['version']}", "answer": found["recorded"],
-            "computed again": f"{render.short(found['reexecuted'])} ({agrees})",
-            "live then": found["live_then"], "data": data, "code": found["code_digest"],
-            "environment": found["environment_digest"], "bundle": found["bundle_digest"], "run": found["run_id"],
-            "trained by": found["author"],
-        }),  # fmt: skip
+        render.facts(
+            {
+                "prediction": found["prediction_id"],
+                "made": found["at"],
+                "by": f"model:{found['model']}@{found['version']}",
+                "answer": found["recorded"],
+                "computed again": f"{render.short(found['reexecuted'])} ({agrees})",
+                "live then": found["live_then"],
+                "data": data,
+                "code": found["code_digest"],
+                "environment": found["environment_digest"],
+                "bundle": found["bundle_digest"],
+                "run": found["run_id"],
+                "trained by": found["author"],
+            }
+        ),
         render.bold("request"),
         render.table(list(found["request"].items()), ["column", "value"], empty="none"),
-    ]  # fmt: skip
+    ]
     if found["contributions"]:
         weights = sorted(found["contributions"].items(), key=lambda pair: -abs(pair[1]))[:10]
         lines += [render.bold("what the version leans on"), render.table(weights, ["feature", "importance"])]
