@@ -210,6 +210,7 @@ def test_a_cancelled_run_stops_at_its_next_progress(workspace: Workspace, calls:
     assert (result.status, calls.names) == ("CANCELLED", [])
     assert result.error is not None
     assert result.error.message == "lunch"
+    assert [(step.name, step.status) for step in result.steps] == [("slow", "CANCELLED")]
     assert not engine.cancel(result.run_id)
 
 
@@ -336,6 +337,14 @@ def test_a_requested_run_is_started_by_recovery(workspace: Workspace, calls: Cal
     assert [(result.run_id, result.status) for result in results] == [(run_id, "SUCCEEDED")]
     assert journal.get_run(workspace, run_id).params == {"x": 1}
     assert Engine(workspace).recover("shop", [Pipeline("p", (calls.step("a"),))]) == []
+
+
+def test_recovery_takes_the_oldest_first_however_many_wait(local_workspace: Workspace, calls: Calls) -> None:
+    with local_workspace.change("shop") as change:
+        ids = [journal.request_run(change, "shop", "p") for _ in range(5)]
+        journal.request_run(change, "shop", "other")
+    results = Engine(local_workspace).recover("shop", [Pipeline("p", (calls.step("a"),))], limit=2)
+    assert [result.run_id for result in results] == sorted(ids)[:2]
 
 
 def test_a_run_whose_lease_ran_out_is_lost_and_its_late_writes_are_refused(

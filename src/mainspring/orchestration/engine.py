@@ -120,7 +120,7 @@ class Engine:
                 run_id = run_id or journal.request_run(
                     change, project, pipeline.name, logical_time=text, params=params, trigger=trigger
                 )
-                run, lease = self._take(change, run_id)
+                run, lease = self._take(change, run_id, rerun)
             return self._execute(run, lease, pipeline, on_event, rerun)
 
     def recover(
@@ -129,16 +129,19 @@ class Engine:
         """Run what was asked for and never started, carry on what was interrupted; oldest first, at most `limit`."""
         known = {pipeline.name: pipeline for pipeline in pipelines}
         journal.reap(self.ws, project)
-        waiting = journal.list_runs(self.ws, project, statuses={PENDING, *BROKEN}, limit=limit)
+        open_ = (runs.c.project == project, runs.c.pipeline.in_(known), runs.c.status.in_({PENDING, *BROKEN}))
+        with self.ws.read() as tx:
+            query = sa.select(runs.c.id, runs.c.pipeline).where(*open_).order_by(runs.c.created_at, runs.c.id)
+            waiting = tx.execute(query.limit(limit)).all()
         results = []
-        for run in reversed([run for run in waiting if run.pipeline in known]):
+        for run_id, name in waiting:
             with _started(self.ws.settings.pipelines):
                 try:
                     with self.ws.change(project) as change:
-                        taken, lease = self._take(change, run.id)
+                        taken, lease = self._take(change, run_id)
                 except Conflict:
                     continue  # another worker was faster
-                results.append(self._execute(taken, lease, known[run.pipeline], on_event))
+                results.append(self._execute(taken, lease, known[name], on_event))
         return results
 
     def backfill(
@@ -184,10 +187,16 @@ class Engine:
             return RunResult(run.id, run.status, run.outputs, run.steps, run.failure, is_recorded=True)
         return None
 
-    def _take(self, change: Change, run_id: str) -> tuple[RunRecord, Lease]:
-        """Make the run this process's, and return it as it was found."""
+    def _take(self, change: Change, run_id: str, rerun: bool = False) -> tuple[RunRecord, Lease]:
+        """Make the run this process's, and return it as it was found.
+
+        Raises:
+            Conflict: another process has it, or it has ended.
+        """
         lease = leases.take(change, journal.lease_name(run_id), f"{socket.gethostname()}:{os.getpid()}", self.ttl)
         run = journal.as_record(change.execute(sa.select(runs).where(runs.c.id == run_id)).one())
+        if run.status == SUCCEEDED or (run.is_final and not rerun):
+            raise Conflict(f"run {run_id} has ended meanwhile: {run.status}", hint=f"mainspring runs show {run_id}")
         values: dict[str, Any] = {"status": RUNNING, "ended_at": None, "error": None, "worker": lease.holder}
         if run.started_at is None:
             values["started_at"] = change.clock.now()

@@ -122,16 +122,27 @@ class Execution:
         with self._ws.read() as tx:
             if tx.execute(sa.select(runs.c.status).where(runs.c.id == self.run.id)).scalar() == CANCELLED:
                 self.stop("cancelled")
-        if self._unwritten:
+        if not self._unwritten:
+            return
+        with self._lock:
+            taken, self._unwritten = self._unwritten, {}
+        try:
             with self._ws.change(self.run.project) as change:
-                self.write(change)
+                self._write(change, taken)
+        except BaseException:
+            with self._lock:
+                for name, values in self._unwritten.items():  # what has come since is newer
+                    taken.setdefault(name, {}).update(values)
+                self._unwritten = taken
+            raise
 
     def write(self, change: Change) -> None:
-        """Write the steps' rows inside a transaction, unless another process has taken the run over."""
-        with self._lock:
-            leases.check(change, self.lease)
-            journal.write_steps(change, self.run.id, self._unwritten)
-            self._unwritten = {}
+        """Write what is left inside a transaction, unless another process has taken the run over."""
+        self._write(change, self._unwritten)
+
+    def _write(self, change: Change, rows: dict[str, dict[str, Any]]) -> None:
+        leases.check(change, self.lease)
+        journal.write_steps(change, self.run.id, rows)
 
     def on_write(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever there is something to write."""

@@ -212,6 +212,10 @@ def settle(
             error=canonical_json(asdict(failure)).decode() if failure else None,
         )
     )
+    # A step that was at it ended with its run, also where someone else closed that before: none stays RUNNING.
+    at_it = (steps.c.run_id == record.id, steps.c.status == RUNNING)
+    ended_as = sa.select(runs.c.status).where(runs.c.id == record.id).scalar_subquery()
+    change.execute(steps.update().where(*at_it).values(status=ended_as, ended_at=change.clock.now()))
     if closed.rowcount:
         data = {"pipeline": record.pipeline, "trigger": record.trigger, "logical_time": record.logical_time}
         if failure:
