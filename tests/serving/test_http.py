@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -320,9 +322,7 @@ def test_a_wrong_label_is_refused_and_none_is_kept(plane: Plane, label: dict[str
     assert read_labels(plane.home, "p", "churn").is_empty()
 
 
-def test_a_large_request_is_answered_off_the_event_loop(plane: Plane) -> None:
-    import threading
-
+def test_a_large_request_and_a_slow_model_are_answered_off_the_event_loop(plane: Plane) -> None:
     seen = set()
 
     def where(columns: Any, n: int) -> np.ndarray:
@@ -334,3 +334,13 @@ def test_a_large_request_is_answered_off_the_event_loop(plane: Plane) -> None:
     assert seen == {True}
     plane.call("POST", PATH, json={"instances": [{**ROW, "city": "x" * 70_000}]})
     assert seen == {True, False}
+
+    def slow(columns: Any, n: int) -> np.ndarray:
+        time.sleep(0.03)
+        return where(columns, n)
+
+    plane.add("churn", function=slow, version=3)
+    plane.call("POST", PATH, json={"instances": [ROW]})
+    seen.clear()
+    plane.call("POST", PATH, json={"instances": [ROW]})
+    assert seen == {False}

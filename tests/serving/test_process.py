@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import uvicorn
 
+from mainspring.core.clock import FixedClock
 from mainspring.core.errors import Invalid, Unavailable
 from mainspring.core.settings import Settings
 from mainspring.serving.process import TimedProtocol, data_plane, serve
@@ -136,9 +137,12 @@ def test_a_port_that_is_taken_is_said_plainly(local_settings: Settings) -> None:
             serve(local_settings, "p", port=taken.getsockname()[1], environment={})
 
 
-def test_vertex_names_the_routes(local_settings: Settings) -> None:
-    environment = {"AIP_HEALTH_ROUTE": "/v", "AIP_PREDICT_ROUTE": "/v:predict"}
+def test_vertex_names_the_routes_and_the_host(local_settings: Settings, clock: FixedClock) -> None:
+    environment = {"AIP_HEALTH_ROUTE": "/v", "AIP_PREDICT_ROUTE": "/v:predict", "AIP_HTTP_PORT": "8080"}
     app = data_plane(local_settings, "p", environment=environment)
-    assert app.endpoints.live == {}
+    for path, status in (("/v", 503), ("/nowhere", 404)):
+        assert (
+            Plane(app, local_settings.home, clock).call("GET", path, headers={"host": "vertex"}).status_code == status
+        )
     with pytest.raises(Invalid, match="AIP_HEALTH_ROUTE"):
         data_plane(local_settings, "p", environment={"AIP_HEALTH_ROUTE": "v"})

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -216,7 +217,7 @@ class DataPlane:
         host = headers.get(b"host", b"")
         if host not in self._known_hosts:
             if not self._is_known(f"//{host.decode('latin-1')}"):
-                raise BadRequest("this server does not answer for that host", status=421, hint="see serving.hosts")
+                raise BadRequest("this server does not answer for that host", status=421, hint="serving.allowed_hosts")
             if len(self._known_hosts) < 100:
                 self._known_hosts.add(host)
         origin = headers.get(b"origin")
@@ -290,10 +291,8 @@ class DataPlane:
         return {"ready": True}
 
     def _version(self) -> dict[str, Any]:
-        from mainspring import __version__
-
         return {
-            "mainspring": __version__,
+            "mainspring": version("mainspring"),
             "project": self.endpoints.project,
             "models": [
                 {
@@ -379,9 +378,7 @@ def _checked_label(item: _LabelItem, endpoint: Endpoint, source: str, i: int) ->
 
 
 def _v2_server() -> dict[str, Any]:
-    from mainspring import __version__
-
-    return {"name": "mainspring", "version": __version__, "extensions": []}
+    return {"name": "mainspring", "version": version("mainspring"), "extensions": []}
 
 
 def _headers(answer: Answer) -> Headers:

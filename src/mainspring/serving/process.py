@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mainspring.core.clock import Clock, clock_from_env
 from mainspring.core.errors import Invalid, Unavailable
+from mainspring.core.ref import check_name
 from mainspring.core.settings import Settings
 from mainspring.serving.http import MAX_BODY, DataPlane, Limits
 from mainspring.serving.metrics import Metrics
@@ -154,8 +155,11 @@ def data_plane(
     environment: Mapping[str, str] = os.environ,
 ) -> DataPlane:
     """Return the ASGI application of `serve`, to be run by any ASGI server."""
+    check_name(project, "project")
     clock = clock or clock_from_env()
     options: dict[str, Any] = settings.serving
+    # Vertex AI is the only door to its containers and addresses them by names of its own.
+    platform = ("*",) if environment.get("AIP_HTTP_PORT") else ()
     metrics = Metrics()
     endpoints = Endpoints(
         settings.home,
@@ -169,7 +173,7 @@ def data_plane(
     limits = Limits(
         body=int(options.get("max_body", MAX_BODY)),
         durable=bool(options.get("durable", False)),
-        hosts=allowed_hosts,
+        hosts=(*allowed_hosts, *options.get("allowed_hosts", ()), *platform),
         default_model=model,
     )
     return DataPlane(endpoints, metrics, clock, limits=limits, aliases=_aliases(environment))

@@ -28,8 +28,15 @@ class BundleModel:
         import pandas as pd
         import polars as pl
 
-        table = pl.from_pandas(frame[[name for name in self._scorer.signature.inputs.names if name in frame]])
-        columns = to_columns(table, self._scorer.signature.inputs)
+        inputs = self._scorer.signature.inputs
+        table = pl.from_pandas(frame[[name for name in inputs.names if name in frame]])
+        for column in inputs:
+            # pandas has whole numbers with some missing as floats.
+            if column.dtype == "int64" and table.schema.get(column.name) == pl.Float64:
+                values = table[column.name]
+                if (values.drop_nulls() == values.drop_nulls().floor()).all():
+                    table = table.with_columns(values.cast(pl.Int64))
+        columns = to_columns(table, inputs)
         answers = self._scorer.render(self._scorer.score(columns, len(frame)))
         if self._scorer.signature.classes:
             return pd.DataFrame(answers, index=frame.index, columns=["label", "probability"])
