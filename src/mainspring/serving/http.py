@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -292,7 +292,7 @@ class DataPlane:
 
     def _version(self) -> dict[str, Any]:
         return {
-            "mainspring": version("mainspring"),
+            "mainspring": metadata.version("mainspring"),
             "project": self.endpoints.project,
             "models": [
                 {
@@ -378,7 +378,7 @@ def _checked_label(item: _LabelItem, endpoint: Endpoint, source: str, i: int) ->
 
 
 def _v2_server() -> dict[str, Any]:
-    return {"name": "mainspring", "version": version("mainspring"), "extensions": []}
+    return {"name": "mainspring", "version": metadata.version("mainspring"), "extensions": []}
 
 
 def _headers(answer: Answer) -> Headers:
