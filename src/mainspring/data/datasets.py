@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import polars as pl
 import sqlalchemy as sa
@@ -25,15 +25,14 @@ from mainspring.data.checks import Check
 from mainspring.data.contract import CheckReport, run_checks
 from mainspring.data.due import due_windows
 from mainspring.data.evolution import conform
+from mainspring.data.folders import keep_files
 from mainspring.data.frames import canonical, content_digest
 from mainspring.data.profile import Profile, profile
 from mainspring.data.quarantine import set_aside
+from mainspring.data.sources import FolderSource, Source
 from mainspring.governance.privacy import ACTIONS, detect_personal, project_key, transform
 from mainspring.store.tables import dataset_versions, dataset_windows
 from mainspring.store.workspace import Change, Workspace
-
-if TYPE_CHECKING:
-    from mainspring.data.sources import Source
 
 EXPIRED = "expired"
 
@@ -332,6 +331,8 @@ def _ingest_one(
     quarantined = int(report.bad_rows.sum())
     if quarantined:
         set_aside(table_path(ws, project, spec.name), safe.filter(pl.Series(report.bad_rows)), report.reasons(), now)
+    if isinstance(spec.source, FolderSource):
+        keep_files(ws.objects, Path(spec.source.path), raw)  # the rows name contents: those stay as long as the version
     profile_digest = ws.objects.put(canonical_json(profile(good).to_json()))
     facts = facts_of(spec, "ingest", schema, now, ws.actor) | {
         "window": None if window is None else str(window), "digest": digest, "rows": good.height, "added": added,
