@@ -212,14 +212,6 @@ def test_an_alias_cannot_look_like_something_else(local_workspace: Workspace, al
         models.set_alias(local_workspace, "churn", "model", alias, 1, reason="")
 
 
-def test_two_versions_are_compared(local_workspace: Workspace) -> None:
-    before = register(local_workspace, "run-1")
-    after = register(local_workspace, "run-2", metrics={"roc_auc": 0.9, "f1": 0.5}, lineage={"code": digest(b"new")})
-    found = models.compare(local_workspace, before, after)
-    assert found.metrics == (("f1", None, 0.5), ("roc_auc", 0.8, 0.9))
-    assert [name for name, _, _ in found.made] == ["bundle", "code"]
-
-
 def test_every_decision_leaves_for_the_mirror(local_workspace: Workspace) -> None:
     register(local_workspace, "run-1")
     promote(local_workspace, 1)

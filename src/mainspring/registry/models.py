@@ -33,16 +33,6 @@ class Move:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class VersionComparison:
-    """Two versions side by side: every metric as (name, before, after), and what of their making differs."""
-
-    before: str
-    after: str
-    metrics: tuple[tuple[str, float | None, float | None], ...]
-    made: tuple[tuple[str, Any, Any], ...]
-
-
 def register(
     ws: Workspace,
     project: str,
@@ -283,21 +273,6 @@ def unblock(ws: Workspace, project: str, model: str, version: int, *, reason: st
     found = get_version(ws, project, model, version)
     if found.status == BLOCKED:
         _update(ws, found, "model.unblocked", {"reason": reason}, status=_status(found.verdicts))
-
-
-def compare(ws: Workspace, before: ModelVersion, after: ModelVersion) -> VersionComparison:
-    """Return two versions side by side."""
-    names = sorted({*before.metrics, *after.metrics})
-    old, new = (
-        {**get_lineage(ws, one.project, one.model, one.version), "bundle": one.bundle_digest, "author": one.author}
-        for one in (before, after)
-    )
-    return VersionComparison(
-        before.ref,
-        after.ref,
-        tuple((name, before.metrics.get(name), after.metrics.get(name)) for name in names),
-        tuple((name, old.get(name), new.get(name)) for name in sorted({*old, *new}) if old.get(name) != new.get(name)),
-    )
 
 
 def _update(ws: Workspace, found: ModelVersion, event: str, told: dict[str, Any], **values: Any) -> None:

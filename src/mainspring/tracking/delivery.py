@@ -262,3 +262,5 @@ def _main() -> None:
 
 if __name__ == "__main__":
     _main()
+    # Everything is stored; taking MLflow's two thousand modules apart would keep the parent waiting for a second.
+    os._exit(0)

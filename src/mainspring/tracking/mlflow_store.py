@@ -109,25 +109,26 @@ class MlflowStore:
             self._log(run_id, metrics, params, tags)
 
     def _log(self, run_id: str, metrics: list[Any], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        given_params = [self._entities.Param(key, value) for key, value in params.items()]
-        given_tags = [self._entities.RunTag(key, value) for key, value in tags.items()]
-        for start in range(0, max(len(given_params), len(given_tags)), 100):
-            window = slice(start, start + 100)
+        given = [self._entities.Param(key, value) for key, value in params.items()]
+        noted = [self._entities.RunTag(key, value) for key, value in tags.items()]
+        # At most 1000 in a batch, of which 100 parameters and 100 tags; each batch is a commit, so all go together.
+        for part in range(max(-(-len(metrics) // 800), -(-len(given) // 100), -(-len(noted) // 90))):
+            some = given[part * 100 : part * 100 + 100]
+            rest: dict[str, Any] = {
+                "metrics": metrics[part * 800 : part * 800 + 800],
+                "tags": noted[part * 90 : part * 90 + 90],
+            }
             try:
-                self._client.log_batch(run_id, params=given_params[window], tags=given_tags[window])
+                self._client.log_batch(run_id, params=some, **rest)
             except self._error as error:
                 if "Changing param values" not in str(error):
                     raise
                 # MLflow keeps the first value of a parameter; what a later attempt used is a tag beside it.
                 first = self._client.get_run(run_id).data.params
-                later = {
-                    f"param.{p.key}": p.value for p in given_params[window] if first.get(p.key, p.value) != p.value
-                }
-                new = [p for p in given_params[window] if p.key not in first]
+                self._client.log_batch(run_id, params=[p for p in some if p.key not in first], **rest)
+                later = {f"param.{p.key}": p.value for p in some if first.get(p.key, p.value) != p.value}
                 changed = [self._entities.RunTag(key, value) for key, value in _texts(later).items()]
-                self._client.log_batch(run_id, params=new, tags=[*given_tags[window], *changed][:100])
-        for start in range(0, len(metrics), 1000):
-            self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
+                self._client.log_batch(run_id, tags=changed)
 
     def artifact(self, run_id: str, source: Path, path: str) -> None:
         """Copy a file of the same name, or a folder's content, to `path` among the run's artifacts."""
