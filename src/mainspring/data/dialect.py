@@ -173,8 +173,7 @@ def find_dialect(data: bytes, options: ReadOptions) -> ReadOptions:
     if not opening.search(data):
         return replace(options, quote="")
     quoted, plain = replace(options, quote='"'), replace(options, quote="")
-    uneven = _uneven(data, quoted)
-    return plain if uneven and _uneven(data, plain) < uneven else quoted
+    return plain if _uneven(data, quoted) and not _uneven(data, plain) else quoted
 
 
 def _separator(sample: str, options: ReadOptions) -> str:

@@ -133,7 +133,7 @@ class SqlSource:
         wanted = {name for name in ("start", "end") if re.search(rf"(?<!:):{name}\b", self.query)}
         if window is None and wanted:
             raise Invalid("the query has :start and :end, and is read without a window",
-                          hint="in a function of a window: def rows(day: ms.Day): return ms.sql(...).read(day)")  # fmt: skip
+                          hint="in a dataset function: def rows(day: ms.Day): return query.read(day)")  # fmt: skip
         if window is not None and wanted != {"start", "end"}:
             raise Invalid(f"the query reads all rows for the window {window}",
                           hint="add WHERE at >= :start AND at < :end")  # fmt: skip
@@ -213,9 +213,10 @@ class FunctionSource:
         except Exception as error:
             lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == code.co_filename]
             line = (lines[-1] if lines else None) or code.co_firstlineno
+            line_of = Where(code.co_filename, line)
             of = f" for {window}" if window else ""
             raise Invalid(f"dataset {name!r} stopped{of}: {type(error).__name__}: {error}",
-                          where=Where(code.co_filename, line), hint="call the function by itself") from error  # fmt: skip
+                          where=line_of, hint="call the function by itself") from error  # fmt: skip
         return as_frame(value, where, name)
 
     def describe(self) -> dict[str, Any]:
