@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -127,6 +128,14 @@ def test_a_broken_contract_stores_nothing_and_names_rule_and_rows(workspace: Wor
     assert latest(workspace, "p", "people") is None
     assert events(workspace) == [("dataset.refused", "dataset:people")]
     assert not list(table_path(workspace, "p", "people").glob("**/*.parquet"))
+
+
+def test_a_result_leaves_as_small_json(local_workspace: Workspace) -> None:
+    frame = pl.DataFrame({"id": range(10_000)})
+    result = ingest(local_workspace, "p", Dataset("d", TableSource(frame), checks=(check.unique("id"),)))
+    text = msgspec.json.encode(result, enc_hook=str)
+    assert len(text) < 1000
+    assert msgspec.json.decode(text)["report"] == "ok   unique('id'): every row"
 
 
 def test_bad_rows_are_set_aside_with_the_reason_when_so_declared(workspace: Workspace) -> None:

@@ -53,6 +53,16 @@ def test_the_frame_a_model_sees_has_one_pandas_type_per_kind_of_column() -> None
     assert np.isnan(seen["maybe"][1])
 
 
+def test_model_code_may_change_its_frame_in_place_and_nothing_else_changes() -> None:
+    frame = pl.DataFrame({"x": [1.0, 2.0], "n": [1, 2], "s": ["a", "b"]})
+    request = {"x": np.array([1.0]), "n": np.array([1]), "s": np.array(["a"], object)}
+    for source in (frame, request):
+        seen = to_pandas(source, schema_of(frame))
+        seen.loc[0, "x"], seen.loc[0, "n"], seen.loc[0, "s"] = 9.0, 9, "z"
+    assert frame.row(0) == (1.0, 1, "a")
+    assert [values[0] for values in request.values()] == [1.0, 1, "a"]
+
+
 def test_arrays_from_a_request_become_the_same_frame_as_the_table_they_came_from() -> None:
     frame = everything()
     schema = schema_of(frame)
@@ -119,6 +129,11 @@ def test_nested_values_are_refused_by_name_and_other_types_are_stored_in_their_n
 def test_an_instant_keeps_its_moment_and_one_without_a_zone_is_utc() -> None:
     frame = pl.DataFrame({"a": [AT.replace(tzinfo=None)], "b": pl.Series([AT]).dt.convert_time_zone("Asia/Tokyo")})
     assert canonical(frame).rows() == [(AT, AT)]
+
+
+def test_missing_has_one_form_in_a_stored_table() -> None:
+    assert canonical(everything())["amount"].to_list() == [0.5, None, 0.0]
+    assert canonical(pl.DataFrame({"x": pl.Series([float("nan"), 1], dtype=pl.Float32)}))["x"].to_list() == [None, 1.0]
 
 
 def test_a_digest_depends_on_values_and_not_on_how_they_lie_in_memory() -> None:

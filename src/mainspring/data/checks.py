@@ -118,7 +118,8 @@ def satisfies(rule: Rule, name: str = "") -> Check:
     if not isinstance(rule, pl.Expr) and not callable(rule):
         raise Invalid(f"{rule!r} is not a rule", hint='pass an expression: check.satisfies(pl.col("a") <= pl.col("b"))')
     label = name or (str(rule) if isinstance(rule, pl.Expr) else getattr(rule, "__name__", "rule"))
-    return _declare("satisfies", (), f"satisfies({label!r})", function=rule)
+    shown = {"rule": str(rule)} if isinstance(rule, pl.Expr) else {}
+    return _declare("satisfies", (), f"satisfies({label!r})", shown, rule)
 
 
 def model(schema: Any) -> Check:

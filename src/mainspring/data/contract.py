@@ -35,16 +35,19 @@ class CheckResult:
     level: Literal["row", "table"] = "table"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class CheckReport:
-    """What a contract found; `bad_rows` marks the rows that break any rule on rows, shape (n,).
+    """What a contract found. Not a record: its arrays, one value per row, are for callers and never leave as JSON.
 
-    `marks` holds the same for each rule that some row breaks.
+    Args:
+        results: What each check found, in the order of the contract.
+        bad_rows: Marks the rows that break any rule on rows, shape (n,).
+        marks: The same for each rule that some row breaks.
     """
 
-    results: tuple[CheckResult, ...]
-    bad_rows: Array
-    marks: Mapping[str, Array]
+    __slots__ = ("bad_rows", "marks", "results")
+
+    def __init__(self, results: Sequence[CheckResult], bad_rows: Array, marks: Mapping[str, Array]) -> None:
+        self.results, self.bad_rows, self.marks = tuple(results), bad_rows, marks
 
     @property
     def passed(self) -> bool:
@@ -118,7 +121,7 @@ def run_checks(
     for mask in masks.values():
         bad |= mask
     marks = {str(checks[position]): masks[position] for position in sorted(masks)}
-    return CheckReport(tuple(found[position] for position in range(len(checks))), bad, marks)
+    return CheckReport([found[position] for position in range(len(checks))], bad, marks)
 
 
 def _evaluate(frame: pl.DataFrame, rules: dict[int, pl.Expr]) -> dict[int, Array]:

@@ -43,8 +43,8 @@ def dtype_of(kind: pl.DataType) -> DType | None:
 def canonical(frame: pl.DataFrame) -> pl.DataFrame:
     """Return the frame with each column in the one Polars type of its kind.
 
-    Integers become Int64, floats and decimals Float64, durations seconds, categories text, instants UTC microseconds
-    (an instant without a zone is taken as UTC).
+    Integers become Int64, floats and decimals Float64 with NaN as null, durations seconds, categories text, instants
+    UTC microseconds (an instant without a zone is taken as UTC).
 
     Raises:
         Invalid: a column holds lists, structs or bytes, or an integer beyond 64 bits.
@@ -57,10 +57,12 @@ def canonical(frame: pl.DataFrame) -> pl.DataFrame:
                 f"column {name!r} holds {kind}, which a table cannot store",
                 hint="spread nested values over columns, or drop the column before returning the frame",
             )
-        if kind == POLARS_TYPES[dtype]:
-            continue
         column = pl.col(name)
-        if isinstance(kind, pl.Duration):
+        if kind.is_float():
+            expressions.append(column.cast(pl.Float64).fill_nan(None))
+        elif kind == POLARS_TYPES[dtype]:
+            continue
+        elif isinstance(kind, pl.Duration):
             expressions.append(column.cast(pl.Duration("us")).cast(pl.Float64) / 1e6)
         elif isinstance(kind, pl.Datetime):
             zoned = column.dt.replace_time_zone("UTC") if kind.time_zone is None else column.dt.convert_time_zone("UTC")
@@ -123,7 +125,8 @@ def to_pandas(frame: pl.DataFrame | Mapping[str, Array], schema: Schema) -> pd.D
     for name, values in to_columns(frame, schema).items():
         series = pd.Series(values, dtype=values.dtype, copy=False)
         columns[name] = series.dt.tz_localize("UTC") if values.dtype.kind == "M" else series
-    return pd.DataFrame(columns, copy=False)
+    # A copy: model code may change its frame in place, and neither the table nor the request may change with it.
+    return pd.DataFrame(columns, copy=True)
 
 
 def content_digest(frame: pl.DataFrame) -> str:
@@ -135,8 +138,6 @@ def content_digest(frame: pl.DataFrame) -> str:
     frame = canonical(frame)
     for name, kind in frame.schema.items():
         series = frame.get_column(name)
-        if kind.is_float():
-            series = series.fill_nan(None)
         total.update(f"\0{name}\0{kind}\0".encode())
         total.update(np.packbits(series.is_null().to_numpy()).tobytes())
         if kind == pl.String:
