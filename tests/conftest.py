@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import sqlalchemy as sa
 from mainspring.core.clock import FixedClock
 from mainspring.core.settings import Settings, load_settings
 from mainspring.store.workspace import Workspace, open_workspace
+from shop import PROJECT, visits
 
 POSTGRES = os.environ.get("MAINSPRING_TEST_POSTGRES", "postgresql://root@127.0.0.1:5432/test")
 IN_CI = bool(os.environ.get("CI"))
@@ -90,3 +93,25 @@ def data_dir() -> Path:
             pytest.fail(f"the data sets are not at {path}; set MAINSPRING_TEST_DATA")
         pytest.skip("the data sets are not here; set MAINSPRING_TEST_DATA to their folder")
     return path
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Give the folder of the small project."""
+    (tmp_path / "project.py").write_text(PROJECT)
+    visits().write_csv(tmp_path / "visits.csv")
+    return tmp_path
+
+
+@pytest.fixture
+def mainspring() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Give a function that runs the command line in a folder, as a process of its own."""
+
+    def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        known = {name: value for name, value in os.environ.items() if not name.startswith("MAINSPRING_")}
+        return subprocess.run(
+            [sys.executable, "-m", "mainspring.cli.main", "-C", str(folder), *arguments],
+            env=known | environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -102,12 +103,20 @@ def parse_instant(text: str) -> datetime:
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
+_LAST_ID = 0
+_ID_LOCK = threading.Lock()
+_ID_TAIL = 2**62
+
+
 def new_id(clock: Clock) -> str:
-    """Return a fresh UUID version 7 (RFC 9562): ids made later sort later, to the millisecond."""
+    """Return a fresh UUID version 7 (RFC 9562); of two made in one process and millisecond the later sorts later."""
+    global _LAST_ID
     milliseconds = int(clock.now().timestamp() * 1000) & 0xFFFFFFFFFFFF
     random = int.from_bytes(os.urandom(10), "big")
-    value = (
-        (milliseconds << 80) | (0x7 << 76) | (((random >> 64) & 0xFFF) << 64) | (0b10 << 62) | (random & (2**62 - 1))
-    )
+    value = (milliseconds << 80) | (0x7 << 76) | (((random >> 64) & 0xFFF) << 64) | (0b10 << 62) | (random % _ID_TAIL)
+    with _ID_LOCK:
+        if value >> 80 == _LAST_ID >> 80 and value <= _LAST_ID:
+            value = _LAST_ID + 1 + (random & 0xFFFFFFFF)
+        _LAST_ID = value
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

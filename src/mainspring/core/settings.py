@@ -13,7 +13,7 @@ from mainspring.core.errors import Invalid, Where, nearest
 
 FILE = "mainspring.toml"
 _TARGET_KEYS = {"home", "database", "objects", "mlflow", "pipelines", "serving", "api", "alerts", "trust_pickle"}
-_SERVING_KEYS = {"host", "port", "max_body", "max_rows", "durable"}
+_SERVING_KEYS = {"host", "port", "max_body", "max_rows", "durable", "allowed_hosts"}
 _API_KEYS = {"host", "port", "allowed_hosts"}
 _ALERT_KEYS = {"slack", "email", "webhook", "webhook_secret", "smtp", "sender", "smtp_user", "smtp_password"}
 _ENVIRONMENT = {

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from mainspring.core.ref import digest, digest_json
 from mainspring.core.schema import Schema, Signature
+from mainspring.loop.release import bundle_path
 from mainspring.loop.table import TARGET, views_of
 from mainspring.project.definition import ModelDef, ProjectSpec, source_of
 from mainspring.store.objects import file_digest
@@ -111,6 +112,7 @@ def fit(ctx: StepContext, spec: ProjectSpec, model: ModelDef, frame: pl.DataFram
             trust_pickle=model.trust_pickle,
             name=model.name,
         )
+        run.log_artifact(bundle_path(ctx.ws, packed.digest), "bundle")
         run.set_tags({"mainspring.bundle": packed.digest, "mainspring.format": packed.format})
         answers = _baseline_answers(ctx, model, frame, parts, found, signature, inputs)
     return {

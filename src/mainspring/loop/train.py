@@ -12,6 +12,7 @@ from mainspring.core.errors import Unavailable
 from mainspring.core.records import Verdict
 from mainspring.core.ref import digest_json
 from mainspring.loop import table as tables
+from mainspring.loop.fitting import code_digest
 from mainspring.orchestration.pipeline import Pipeline, Step, StepContext
 from mainspring.project.definition import LabelsDef, ModelDef, ProjectSpec, describe
 from mainspring.project.plan import apply
@@ -76,9 +77,15 @@ def run_model(
 
     began = wall.monotonic()
     model = spec.model(name)
-    apply(ws, spec)
+    planned = apply(ws, spec)
     result = Engine(ws).run(
-        spec.name, training_pipeline(ws, spec, model), trigger=trigger, logical_time=logical_time, on_event=on_event
+        spec.name,
+        training_pipeline(ws, spec, model),
+        # An interrupted run is gone on with only where what is declared and coded is still the same.
+        params={"declaration": planned.digest, "code": code_digest(model.function)},
+        trigger=trigger,
+        logical_time=logical_time,
+        on_event=on_event,
     )
     done = result.outputs
     registered = done.get("register", {})
@@ -141,6 +148,7 @@ class _Training:
             ctx.progress(None, f"reading {name}")
             result = ingest(ctx.ws, self.spec.name, self.spec.dataset(name), now=ctx.logical_time)
             version = result.version
+            ctx.kill_point()
             found[name] = {"version": version.version, "digest": version.digest, "rows": version.rows}
             if result.quarantined:
                 notes.append(f"{result.quarantined} bad rows of {name} were set aside: mainspring data show {name}")
@@ -173,6 +181,7 @@ class _Training:
         frames = {n: read(ctx.ws, self.spec.name, n, found[n]["version"]) for n in found}
         ctx.progress(None, "building the training table")
         table = tables.build(self.spec, self.model, frames, ctx.logical_time)
+        ctx.kill_point()
         task, classes, positive, why = tables.resolve_task(self.model, table.frame[tables.TARGET])
         return {
             "table": ctx.ws.objects.put(tables.to_parquet(table.frame)),
@@ -186,7 +195,6 @@ class _Training:
         }
 
     def train_key(self, ctx: StepContext) -> dict[str, str]:
-        from mainspring.loop.fitting import code_digest
         from mainspring.tracking.environment import capture
 
         model = self.model
@@ -253,6 +261,7 @@ class _Training:
                 "split": trained["split"],
             },
         )
+        ctx.kill_point()
         return {"version": version.version, "new": True, "policy": policy}
 
     def gate(self, ctx: StepContext) -> Outputs:
@@ -266,38 +275,46 @@ class _Training:
         verdicts = (
             version.verdicts if is_judged else judge(ctx.ws, self.model, version, ctx.inputs["evaluate"]["verdicts"])
         )
+        ctx.kill_point()
         failed = [verdict.gate for verdict in verdicts if not verdict.passed]
         return {"passed": not failed, "failed": failed, "waiting": failed == ["approved"]}
 
     def release(self, ctx: StepContext) -> Outputs:
         """Put a proven version live; an unproven one leaves the live one alone."""
-        from mainspring.loop.release import promote
-        from mainspring.registry.models import live
+        from mainspring.loop.release import promote, sync_endpoint
+        from mainspring.registry.models import get_version, live
 
         version, gate = ctx.inputs["register"]["version"], ctx.inputs["gate"]
         current = live(ctx.ws, self.spec.name, self.model.name)
         if current is not None and current.version == version:
             moved_here = ctx.inputs["register"]["new"]
+            sync_endpoint(ctx.ws, self.spec.name, self.model.name)  # an attempt killed halfway moved the alias alone
             return {"outcome": "released" if moved_here else "unchanged", "live": version}
         if not gate["passed"]:
             outcome = "waiting" if gate["waiting"] else "kept"
             return {"outcome": outcome, "live": current.version if current else None}
-        if current is not None and current.version > version and not ctx.inputs["register"]["new"]:
-            # This bundle was live once and a newer one replaced it: only a person goes back.
-            return {"outcome": "kept", "live": current.version}
+        is_blocked = get_version(ctx.ws, self.spec.name, self.model.name, version).status == "blocked"
+        is_older = current is not None and current.version > version and not ctx.inputs["register"]["new"]
+        if is_blocked or is_older:
+            # It was live once and was rolled back or replaced: only a person brings it back.
+            return {"outcome": "kept", "live": current.version if current else None}
         promote(ctx.ws, self.spec.name, self.model.name, version, reason=f"run {ctx.run_id} passed its gates")
+        ctx.kill_point()
         return {"outcome": "released", "live": version}
 
     def notify(self, ctx: StepContext) -> Outputs:
         """Tell the owner when a version was not let through."""
         from mainspring.monitoring.alerts import raise_alert, resolve_alert
+        from mainspring.tracking.runs import Runs
 
+        Runs(ctx.ws).mirror_registry()
         outcome, version = ctx.inputs["release"]["outcome"], ctx.inputs["register"]["version"]
         key = f"release/{self.model.name}"
         if outcome not in ("kept", "waiting"):
             resolve_alert(ctx.ws, self.spec.name, key)
+            ctx.kill_point()
             return {"told": False}
-        failed = ", ".join(ctx.inputs["gate"]["failed"]) or "a newer version is live"
+        failed = ", ".join(ctx.inputs["gate"]["failed"]) or "it was rolled back or replaced before"
         title = (
             f"{self.model.name}@{version} waits for an approval"
             if outcome == "waiting"

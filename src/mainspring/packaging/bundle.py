@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -25,7 +25,9 @@ from mainspring.packaging.mlmodel import render_mlmodel, render_requirements
 from mainspring.packaging.parity import ParityReport
 from mainspring.packaging.predictor import Answer, EstimatorPredictor, Predictor, answer_of
 from mainspring.store.objects import Objects, write_durably
-from mainspring.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mainspring.store.workspace import Workspace
 
 MANIFEST = "manifest.json"
 VERSION = 1

@@ -1,0 +1,133 @@
+"""A run goes from a file to a live version, and a killed one goes on to the same result."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from mainspring.core.settings import load_settings
+from mainspring.store import tables
+from mainspring.store.events import read_events, verify_chain
+from mainspring.store.workspace import open_workspace
+from shop import PROJECT, visits
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+STEPS = ("ingest", "features", "train", "evaluate", "register", "gate", "release", "notify")
+
+
+def _json(done: subprocess.CompletedProcess[str], code: int = 0) -> Any:
+    assert done.returncode == code, done.stderr + done.stdout
+    return json.loads(done.stdout)
+
+
+def _split(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / ".mainspring" / "serving" / "shop" / "buyer.json").read_text())
+    return found
+
+
+def _happened(folder: Path) -> dict[str, int]:
+    """Return how often each kind of event was recorded; the chain must be whole."""
+    with closing(open_workspace(load_settings(folder, environment={}))) as ws, ws.read() as tx:
+        assert verify_chain(tx, "shop") == []
+        types = [event.type for event in read_events(tx, "shop") if not event.type.startswith("run.")]
+        assert tx.execute(sa.select(sa.func.count()).select_from(tables.model_versions)).scalar() == 1
+        return {kind: types.count(kind) for kind in types}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Give what a run that nobody disturbs comes to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "project.py").write_text(PROJECT)
+    visits().write_csv(folder / "visits.csv")
+    done = subprocess.run(
+        [sys.executable, "-m", "mainspring.cli.main", "-C", str(folder), "--json", "run"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {**_json(done), "events": _happened(folder)}
+
+
+def test_a_run_goes_from_a_file_to_a_live_version(undisturbed: dict[str, Any]) -> None:
+    assert undisturbed["outcome"] == "released"
+    assert undisturbed["version"] == undisturbed["live_version"] == 1
+    assert {verdict["gate"] for verdict in undisturbed["verdicts"]} == {"parity", "at_least"}
+    assert all(verdict["passed"] for verdict in undisturbed["verdicts"])
+    assert undisturbed["metrics"]["roc_auc"] > 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["before", "during", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_run_killed_anywhere_goes_on_to_the_same_bundle_and_does_nothing_twice(
+    shop: Path, mainspring: Run, undisturbed: dict[str, Any], step: str, phase: str
+) -> None:
+    killed = mainspring(shop, "run", MAINSPRING_KILL_AT=f"{step}:{phase}")
+    assert killed.returncode == -signal.SIGKILL, f"{step}:{phase} was never reached: {killed.stdout} {killed.stderr}"
+    resumed = _json(mainspring(shop, "--json", "run"))
+    assert resumed["bundle_digest"] == undisturbed["bundle_digest"]
+    assert (resumed["version"], resumed["live_version"], resumed["outcome"]) == (1, 1, "released")
+    assert _happened(shop) == undisturbed["events"]
+    assert _split(shop)["version"] == 1
+
+
+def test_a_second_run_of_the_same_thing_changes_nothing(shop: Path, mainspring: Run) -> None:
+    first = _json(mainspring(shop, "--json", "run"))
+    second = _json(mainspring(shop, "--json", "run"))
+    assert (second["outcome"], second["version"]) == ("unchanged", 1)
+    assert second["bundle_digest"] == first["bundle_digest"]
+    assert any("same code" in (step["cache_reason"] or "") for step in second["steps"])
+
+
+def test_a_version_that_fails_a_gate_leaves_the_live_one_alone(shop: Path, mainspring: Run) -> None:
+    _json(mainspring(shop, "--json", "run"))
+    (shop / "project.py").write_text(PROJECT.replace('"roc_auc", 0.6', '"roc_auc", 0.999'))
+    kept = _json(mainspring(shop, "--json", "run"), code=1)
+    assert (kept["outcome"], kept["live_version"]) == ("kept", 1)
+    assert [verdict["gate"] for verdict in kept["verdicts"] if not verdict["passed"]] == ["at_least"]
+    assert _split(shop)["version"] == 1
+    alerts = _json(mainspring(shop, "--json", "alerts", "list"))
+    assert any("was not released" in alert["title"] for alert in alerts)
+
+
+def test_changed_data_makes_a_new_version_and_a_rollback_brings_the_old_one_back(shop: Path, mainspring: Run) -> None:
+    _json(mainspring(shop, "--json", "run"))
+    visits(500, seed=1).write_csv(shop / "visits.csv")
+    assert _json(mainspring(shop, "--json", "run"))["live_version"] == 2
+    moved = _json(mainspring(shop, "--json", "models", "rollback", "buyer"))
+    assert (moved["version"], moved["previous"]) == (1, 2)
+    assert _split(shop)["version"] == 1
+    # What was rolled back does not come back by itself.
+    again = mainspring(shop, "--json", "run")
+    assert json.loads(again.stdout)["live_version"] == 1
+
+
+def test_an_error_in_the_model_function_is_one_message_with_the_line_and_code_2(shop: Path, mainspring: Run) -> None:
+    (shop / "project.py").write_text(PROJECT.replace("LogisticRegression(C=C)", "LogisticRegression(C='a lot')"))
+    failed = mainspring(shop, "run")
+    assert failed.returncode == 2
+    assert "project.py:" in failed.stderr
+    assert "hint:" in failed.stderr
+    assert "Traceback" not in failed.stderr + failed.stdout
+
+
+def test_an_approval_is_waited_for_bound_and_not_given_by_the_author(shop: Path, mainspring: Run) -> None:
+    (shop / "project.py").write_text(PROJECT.replace("ms.gate.parity(),", "ms.gate.parity(), ms.gate.approved(),"))
+    waiting = _json(mainspring(shop, "--json", "run", MAINSPRING_ACTOR="ann"), code=1)
+    assert (waiting["outcome"], waiting["live_version"]) == ("waiting", None)
+    assert mainspring(shop, "models", "promote", "buyer@1", MAINSPRING_ACTOR="ann").returncode == 1
+    own = mainspring(shop, "models", "approve", "buyer@1", MAINSPRING_ACTOR="ann")
+    assert own.returncode == 2
+    assert "forbidden" in own.stderr
+    approved = mainspring(shop, "models", "approve", "buyer@1", MAINSPRING_ACTOR="bob")
+    assert approved.returncode == 0, approved.stderr
+    assert _split(shop)["version"] == 1
+    assert _split(shop)["approver"] == "bob"
