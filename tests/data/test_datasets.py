@@ -1,5 +1,6 @@
 """Dataset versions: the same content is the same version, a broken contract stores nothing, a version never changes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -388,6 +389,16 @@ def test_quarantined_rows_are_not_kept_longer_than_good_ones(local_workspace: Wo
     assert read_quarantine(path).height == 4
     apply_retention(local_workspace, "p", spec, local_workspace.clock.now() + timedelta(days=11))
     assert read_quarantine(path).height == 0
+
+
+def test_several_at_once_make_one_version(workspace: Workspace) -> None:
+    specs = [daily(by_day()) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda spec: ingest(workspace, "p", spec), specs))
+    assert [result.new for result in results].count(True) == 1
+    assert {result.version.digest for result in results} == {results[0].version.digest}
+    assert len(history(workspace, "p", "payments")) == 3
+    assert len(events(workspace)) == 3
 
 
 def test_projects_do_not_see_one_another(workspace: Workspace) -> None:

@@ -255,6 +255,8 @@ def _overlap(
         rich = any(_is_rich(train.get_column(name)) for name in columns if name != target)
         severity: Severity = "error" if share > OVERLAP and rich and time is None else "warning"
         message = f"{shared.height} of {test.height} test rows ({share:.1%}) are also training rows"
+        if severity == "error":
+            message += "; by_chance(together=...) keeps rows that agree on one side"
         if share > OVERLAP / 10:
             findings.append(_rows_finding("", message, severity, shared))
     return findings
