@@ -35,7 +35,8 @@ def load_project(file: Path | str) -> ProjectSpec:
     sys.path.insert(0, str(path.parent))
     try:
         module_spec.loader.exec_module(module)
-    except MainspringError:
+    except MainspringError as error:
+        error.where = error.where or _line_in(path, error)
         raise
     except SyntaxError as error:
         raise Invalid(
