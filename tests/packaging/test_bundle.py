@@ -226,6 +226,19 @@ def test_classes_come_in_the_order_of_the_signature(local_workspace: Workspace, 
     assert (scores[:, 3] == 0).all()
 
 
+def test_a_server_of_an_onnx_bundle_loads_no_library_that_it_does_not_need(
+    local_workspace: Workspace, tmp_path: Path, packed_onnx: Any
+) -> None:
+    folder = materialise(local_workspace.objects, packed_onnx.digest, tmp_path / "bundle")
+    code = (
+        "import sys; from pathlib import Path; from mainspring.packaging.bundle import load, verify_golden; "
+        f"verify_golden(load(Path({str(folder)!r}))); print(*sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert not {"pandas", "sklearn", "scipy", "lightgbm", "onnx", "skops", "sqlalchemy.orm"} & set(done.stdout.split())
+
+
 def test_mlflow_reads_the_bundle_as_a_model(local_workspace: Workspace, tmp_path: Path, packed_onnx: Any) -> None:
     from mlflow.models import Model
 

@@ -97,6 +97,11 @@ MODELS: list[tuple[str, str, Any]] = [
     ("selected columns, gradient boosting", "churn",
      make_pipeline(split_columns(filled(), onehot(sparse_output=False)), SelectKBest(k=4),
                    GradientBoostingClassifier(n_estimators=10, random_state=0))),
+    ("categories in the trees, histogram boosting", "tier",
+     make_pipeline(split_columns("passthrough", ordinal()),
+                   HistGradientBoostingClassifier(max_iter=10, categorical_features=[4, 5]))),
+    ("categories in the trees, lightgbm", "churn",
+     make_pipeline(split_columns("passthrough", ordinal()), lgbm(categorical_feature=[2, 4], min_data_per_group=5))),
     ("soft vote", "churn",
      VotingClassifier([
          ("a", make_pipeline(split_columns(filled(StandardScaler()), onehot()), logistic())),
@@ -149,7 +154,8 @@ OBJECTIVES = ["regression", "regression_l1", "huber", "poisson", "gamma", "tweed
 
 WAYS: list[dict[str, Any]] = [
     *({"objective": name} for name in OBJECTIVES), {"reg_sqrt": True}, {"boosting_type": "dart"}, {"num_leaves": 2},
-    {"use_missing": False}, {"boosting_type": "rf", "subsample": 0.6, "subsample_freq": 1},
+    {"use_missing": False}, {"categorical_feature": [2], "min_data_per_group": 5},
+    {"boosting_type": "rf", "subsample": 0.6, "subsample_freq": 1},
 ]  # fmt: skip
 
 

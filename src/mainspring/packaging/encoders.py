@@ -102,7 +102,7 @@ class _Probe:
         columns = [values if i == index else [rest] * len(values) for i, rest in enumerate(self.rest)]
         texts = [slot.text for slot in self.block]
         if not hasattr(self.encoder, "feature_names_in_"):
-            kind = object if any(texts) else np.float64
+            kind = object if any(known.dtype == object for known in self.encoder.categories_) else np.float64
             return np.array(list(zip(*columns, strict=True)), dtype=kind).reshape(len(values), len(columns))
         return pd.DataFrame({
             name: pd.Series(column, dtype=object if text else None)

@@ -15,7 +15,7 @@ import numpy as np
 from mainspring.core.errors import Invalid, MissingExtra
 from mainspring.packaging.graph import Array, Graph, Untranslatable
 from mainspring.packaging.predictor import Answer, is_booster, side_by_side
-from mainspring.packaging.trees import Tree, sum_of_trees
+from mainspring.packaging.trees import Tree, set_bits, sum_of_trees
 
 FILE = "model/model.txt"
 _IDENTITY = {"regression", "regression_l1", "huber", "fair", "quantile", "mape"}
@@ -41,7 +41,7 @@ def translate_lightgbm(graph: Graph, matrix: str, text: str) -> str:
     """Add the ensemble to a graph and return its scores: (n, 1), or (n, k) for several classes.
 
     Raises:
-        Untranslatable: the model has categorical splits, linear leaves, zero as missing, or an objective of its own.
+        Untranslatable: the model has linear leaves, zero as missing, or an objective of its own.
     """
     head, *blocks = text.split("\nTree=")
     fields = dict(line.partition("=")[::2] for line in head.splitlines())
@@ -77,15 +77,18 @@ def _tree(fields: dict[str, str], target: int) -> Tree:
 
     flags, threshold = read("decision_type", np.int64), read("threshold", np.float64)
     missing_kind = (flags >> 2) & 3  # 0: a missing value counts as 0.0; 1: zero counts as missing; 2: NaN is missing
-    if (flags & 1).any():
-        raise Untranslatable("LightGBM with categorical splits")
     if (missing_kind == 1).any():
         raise Untranslatable("LightGBM with zero_as_missing")
+    asks = (flags & 1) > 0
+    bounds, words = read("cat_boundaries", np.int64), read("cat_threshold", np.uint32)
+    sets = threshold[asks].astype(np.int64)
     return Tree(
         feature=read("split_feature", np.int64), threshold=threshold,
-        missing_left=np.where(missing_kind == 2, (flags & 2) > 0, threshold >= 0.0),
+        missing_left=np.where(missing_kind == 2, (flags & 2) > 0, threshold >= 0.0) & ~asks,
         left=read("left_child", np.int64), right=read("right_child", np.int64),
         leaves=read("leaf_value", np.float64), target=target,
+        members=tuple((int(node), set_bits(words[bounds[one] : bounds[one + 1]]))
+                      for node, one in zip(np.flatnonzero(asks), sets, strict=True)),
     )  # fmt: skip
 
 

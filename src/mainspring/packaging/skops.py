@@ -20,14 +20,15 @@ MAX_ENTRIES, MAX_BYTES = 10_000, 2 << 30
 # What may be loaded beside skops' own list (scikit-learn's public estimators, numpy's types and functions). The list
 # lives here and nowhere else: no file can add to it. Trees are on it because `_check_trees` bounds their indices.
 TRUSTED = (
-    "collections.OrderedDict", "collections.defaultdict", "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier",
-    "lightgbm.sklearn.LGBMRegressor", "numpy.dtype", "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration", "sklearn.compose._column_transformer._RemainderColsList",
+    "collections.OrderedDict", "collections.defaultdict", "functools.partial", "lightgbm.basic.Booster",
+    "lightgbm.sklearn.LGBMClassifier", "lightgbm.sklearn.LGBMRegressor", "numpy.dtype",
+    "sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration",
+    "sklearn.compose._column_transformer._RemainderColsList",
     "sklearn.compose._column_transformer.make_column_selector",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer", "sklearn.tree._tree.Tree",
-    "sklearn.utils._bunch.Bunch",
+    "sklearn.utils._bunch.Bunch", "sklearn.utils.validation.check_array",
 )  # fmt: skip
 
 

@@ -171,7 +171,10 @@ def _function(graph: Graph, function: Any, value: str) -> str:
 def _function_transformer(graph: Graph, model: Any, block: Block) -> Block:
     if model.kw_args:
         raise Untranslatable("FunctionTransformer with kw_args")
-    return block if model.func is None else slots(_function(graph, model.func, graph.matrix(block)), len(block))
+    checks = getattr(getattr(model.func, "func", None), "__name__", "") == "check_array"  # changes no value
+    return (
+        block if model.func is None or checks else slots(_function(graph, model.func, graph.matrix(block)), len(block))
+    )
 
 
 def _components(graph: Graph, model: Any, block: Block) -> Block:
@@ -238,10 +241,10 @@ def _boosting(graph: Graph, model: Any, block: Block) -> str:
 
 
 def _histogram_boosting(graph: Graph, model: Any, block: Block) -> str:
-    if getattr(model, "_preprocessor", None) is not None:
-        raise Untranslatable("HistGradientBoosting with categorical columns")
+    if getattr(model, "_preprocessor", None) is not None:  # it numbers the categories; a new one becomes missing
+        block = transform(graph, model._preprocessor, block)
     base = np.asarray(model._baseline_prediction, np.float64).reshape(-1)
-    trees = [from_histogram(tree.nodes, target=target)
+    trees = [from_histogram(tree.nodes, tree.raw_left_cat_bitsets, target=target)
              for stage in model._predictors for target, tree in enumerate(stage)]  # fmt: skip
     return _link(graph, model, sum_of_trees(graph, graph.matrix(block), trees, len(base), base))
 
