@@ -43,6 +43,7 @@ for spec in (whole, windows):
 print("done", flush=True)
 """
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 def start(directory: Path, retain_days: int = 400) -> subprocess.Popen[str]:
