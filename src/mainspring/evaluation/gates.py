@@ -273,7 +273,8 @@ def _check_beats_baseline(facts: GateFacts, by: float, baseline: str | None, con
     candidates = {k: v for k, v in facts.baselines.items() if baseline in (None, k)}
     if not candidates:
         there = f"; there are {', '.join(facts.baselines)}" if facts.baselines else ""
-        return _say(gate, False, f"not measured: no baseline {baseline or ''}was trained".replace("  ", " ") + there)
+        wanted = f"no baseline {baseline!r}" if baseline else "no baseline"
+        return _say(gate, False, f"not measured: {wanted} was trained{there}")
     if lacking := _too_little(facts):
         return _say(gate, False, lacking, rows=len(facts.y_true))
     gains = {name: _compare(facts, scores, confidence) for name, scores in candidates.items()}
