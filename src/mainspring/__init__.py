@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mainspring.core.windows import Day, Hour, Month, Week
     from mainspring.data import checks as check
+    from mainspring.data.sources import folder, sql
     from mainspring.data.splits import by_chance, by_group, by_time
     from mainspring.evaluation import gates as gate
+    from mainspring.features.tracing import maximum, minimum, where
     from mainspring.project.definition import ab, blue_green, canary, shadow
     from mainspring.project.loading import load_project
     from mainspring.project.project import Project
@@ -26,6 +28,11 @@ _PLACES = {
     "Month": "mainspring.core.windows:Month",
     "check": "mainspring.data.checks",
     "gate": "mainspring.evaluation.gates",
+    "sql": "mainspring.data.sources:sql",
+    "folder": "mainspring.data.sources:folder",
+    "where": "mainspring.features.tracing:where",
+    "minimum": "mainspring.features.tracing:minimum",
+    "maximum": "mainspring.features.tracing:maximum",
     "by_time": "mainspring.data.splits:by_time",
     "by_group": "mainspring.data.splits:by_group",
     "by_chance": "mainspring.data.splits:by_chance",
@@ -49,9 +56,14 @@ __all__ = [
     "by_time",
     "canary",
     "check",
+    "folder",
     "gate",
     "load_project",
+    "maximum",
+    "minimum",
     "shadow",
+    "sql",
+    "where",
 ]
 
 
