@@ -150,7 +150,7 @@ def connect(directory: Path, *, url: str = "", environment: Mapping[str, str] = 
         return LocalClient(directory, token=token)
     token = token or _stored_tokens(environment).get(url.rstrip("/"), "")
     if not token:
-        raise Forbidden(f"there is no token for {url}", hint="set MAINSPRING_TOKEN, or mainspring login LINK")
+        raise Forbidden(f"there is no token for {url}", hint="set MAINSPRING_TOKEN, or mainspring login use LINK")
     return HttpClient(url, token)
 
 
@@ -207,7 +207,9 @@ def _as_error(error: urllib.error.HTTPError) -> MainspringError:
     except ValueError:
         body = {}
     if error.code == 401:
-        return Forbidden("the token is not valid there, or has expired", hint="mainspring login LINK")
+        return Forbidden("the token is not valid there, or has expired", hint="mainspring login use LINK")
+    if error.code == 404 and "code" not in body:
+        return Invalid("that control plane offers no such operation over HTTP", hint="run it where the project is")
     kind = error_kind(str(body.get("code")), Unavailable if error.code >= 500 else Invalid)
     return kind(str(body.get("detail", f"HTTP {error.code}")), hint=str(body.get("hint", "")))
 

@@ -50,6 +50,6 @@ def serve_project(directory: Path, project: str, *, host: str = "", port: int = 
 
 def run_demo(directory: Path, *, say: Callable[[str], None]) -> Any:
     """Run the whole loop on generated card payments and return what happened."""
-    from mainspring.loop.demo import demo
+    from mainspring.loop.demo import run_demo as play
 
-    return as_data(demo(directory, say=say))
+    return as_data(play(directory, say=say))

@@ -229,11 +229,13 @@ def models_run(
     *,
     on_event: Callable[[Any], None] | None = None,
 ) -> RunReport:
-    """Run a model's pipeline here and now: data, features, training, proof, release."""
-    from mainspring.loop.train import run_model
+    """Run a model's pipeline here and now: data, features, training, proof, release; raises what stopped it."""
+    from mainspring.loop.train import raise_if_failed, run_model
 
     when = parse_instant(at) if at else None
-    return run_model(ws, _declared(ws, project), model, trigger=trigger, logical_time=when, on_event=on_event)
+    report = run_model(ws, _declared(ws, project), model, trigger=trigger, logical_time=when, on_event=on_event)
+    raise_if_failed(report)
+    return report
 
 
 @operation("models.score", "predictions.read", "local")
@@ -253,14 +255,18 @@ def models_score(
 
 
 @operation("runs.start", "runs.start", "run")
-def runs_start(ws: Workspace, project: str, model: str) -> dict[str, str]:
-    """Ask for a run of a model's pipeline; a worker starts it."""
+def runs_start(ws: Workspace, project: str, model: str | None = None) -> dict[str, str]:
+    """Ask for a run of a model's pipeline, of the only one when none is named; a worker starts it."""
     from mainspring.orchestration.journal import request_run
     from mainspring.project.plan import current
 
     models = [ref.partition(":")[2] for ref in current(ws, project) if ref.startswith("model:")]
+    if model is None and len(models) == 1:
+        model = models[0]
     if model not in models:
-        raise NotFound(f"no model {model!r} runs in {project!r}{nearest(model, models)}", hint="mainspring apply")
+        said = f"no model {model!r}{nearest(model, models)}" if model else f"{len(models)} models"
+        known = f"models: {', '.join(models)}" if models else "mainspring apply"
+        raise NotFound(f"project {project!r} runs {said}", hint=known)
     with ws.change(project) as change:
         return {"run_id": request_run(change, project, model, trigger="manual")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 from mainspring.api.client import error_kind
 from mainspring.api.server import check_bind, login_link, make_app
 from mainspring.api.worker import Worker, command, spawner, tick_safely
-from mainspring.core.errors import Unavailable
+from mainspring.core.errors import Conflict, Unavailable
 from mainspring.governance import tokens
 from mainspring.store.objects import write_durably
 from mainspring.store.workspace import Workspace
@@ -60,6 +61,7 @@ def up(
     port = port or int(ws.settings.api.get("port", 8000))
     check_bind(host, insecure=insecure)
     listener = _listen(host, port)
+    lock = _only_one(ws)
     _apply(directory)
     plane = DataPlaneChild(ws, directory, serving_port or int(ws.settings.serving.get("port", 8080)), say)
     worker = Worker(ws, spawner(directory, ws.path("log", "worker.log")), say)
@@ -70,17 +72,23 @@ def up(
             plane.look()
             tick_safely(worker, say)
 
-    _greet(ws, f"http://{host}:{port}", plane, say)
-    plane.look()
     thread = threading.Thread(target=background, name="background", daemon=True)
-    thread.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     try:
+        _greet(ws, f"http://{host}:{port}", plane, say)
+        plane.look()
+        thread.start()
         _serve_http(ws, listener)
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # stopping is under way already, and bounded
         stopping.set()
-        thread.join(5)
+        if thread.ident is not None:
+            thread.join(5)
         worker.stop()
         plane.stop()
+        os.close(lock)
         say("stopped")
 
 
@@ -159,7 +167,9 @@ class DataPlaneChild:
 
     def _adopt(self) -> bool:
         note = self._read_note()
-        self._pid = int(note.get("pid", 0)) if note.get("port") == self.port else 0
+        self._pid = int(note.get("pid", 0))
+        if note.get("port") != self.port:
+            self.stop()  # from a time with another port: nobody looks after it any more
         return self._is_running()
 
     def _is_noted(self) -> bool:
@@ -172,6 +182,22 @@ class DataPlaneChild:
         except (OSError, ValueError):
             return {}
         return found
+
+
+def _only_one(ws: Workspace) -> int:
+    """Return the lock that says this installation is up; the kernel frees it with the process."""
+    lock = os.open(ws.path("locks", "up"), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise Conflict(f"another `mainspring up` runs on {ws.home}", hint="stop it, or use another folder") from error
+    return lock
+
+
+def _leave(*_: object) -> None:
+    # uvicorn raises the signal again when it has shut down; the default would end the process before its children.
+    raise SystemExit(0)
 
 
 def _apply(directory: Path) -> None:
@@ -212,10 +238,12 @@ def _listen(host: str, port: int) -> socket.socket:
 def _serve_http(ws: Workspace, listener: socket.socket) -> None:
     import uvicorn
 
+    from mainspring.serving.process import TimedProtocol
+
     config = uvicorn.Config(
         make_app(ws),
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="httptools",
+        http=TimedProtocol,
         interface="asgi3",
         ws="none",
         access_log=False,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from mainspring.core.errors import MainspringError, Unavailable
+from mainspring.core.errors import MainspringError, NotFound, Unavailable
 from mainspring.core.units import duration
 from mainspring.governance import audit
 from mainspring.orchestration import journal, trigger
@@ -136,7 +136,7 @@ def _subject(cause: str) -> str:
 
 
 def carry_out(ws: Workspace, *, on_event: Callable[[Any], None] | None = None) -> list[RunResult]:
-    """Run what waits in the declared project, look at its monitors, and deliver what is to be sent; the child's work.
+    """Run what waits in the declared project, then look at its monitors and heal; this is the child's work.
 
     Raises:
         NotFound: there is no project file.
@@ -146,9 +146,16 @@ def carry_out(ws: Workspace, *, on_event: Callable[[Any], None] | None = None) -
     from mainspring.project.loading import load_project
 
     if ws.settings.project_file is None:
-        raise Unavailable("there is no project file here, so nothing can be run", hint="mainspring init NAME")
+        raise NotFound("there is no project file here, so nothing can be run", hint="mainspring init NAME")
     spec = load_project(ws.settings.project_file)
-    return Engine(ws).recover(spec.name, list(pipelines_of(ws, spec)), on_event=on_event)
+    done = Engine(ws).recover(spec.name, list(pipelines_of(ws, spec)), on_event=on_event)
+    for model in spec.models.values():
+        if model.watch is not None:
+            from mainspring.loop.heal import heal
+            from mainspring.loop.watch import watch_once
+
+            heal(ws, spec, model.name, watch_once(ws, spec, model.name))
+    return done
 
 
 def pipelines_of(ws: Workspace, spec: ProjectSpec) -> Iterator[Pipeline]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import chdir
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -47,6 +48,10 @@ def start(
 
         typer.echo(__version__)
         raise typer.Exit
+    if directory.is_dir():
+        # As with make and git: what a project's functions open by a relative path starts at the project's folder.
+        context.with_resource(chdir(directory))
+        directory = Path()
     context.obj = Session(directory, named, url, as_json)
     context.call_on_close(context.obj.close)
 

@@ -225,7 +225,7 @@ def _dossier(found: dict[str, Any]) -> str:
     ]
     if found["contributions"]:
         weights = sorted(found["contributions"].items(), key=lambda pair: -abs(pair[1]))[:10]
-        lines += [render.bold("what the version leans on"), render.table(weights, ["feature", "importance"])]
+        lines += [render.bold("what moved this answer, against other rows"), render.table(weights, ["column", "by"])]
     if found["verdicts"]:
         lines += [render.bold("proof"), render.verdicts(found["verdicts"])]
     lines += [

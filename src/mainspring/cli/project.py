@@ -66,10 +66,7 @@ def run(
 ) -> None:
     """Run a model: data, features, training, proof, registration, release."""
     where = session(context)
-    if detach or where.url:
-        if model is None:
-            models = next(p["models"] for p in where.call("project.list") if p["name"] == where.project)
-            model = models[0] if len(models) == 1 else ""
+    if detach or where.is_remote:
         asked = where.call("runs.start", project=where.project, model=model)
         where.show(asked, lambda started: f"asked for run {started['run_id']}; a worker starts it")
         return

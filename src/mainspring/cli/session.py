@@ -41,6 +41,13 @@ class Session:
         return self._client
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the operations happen on another machine."""
+        from mainspring.api.client import LocalClient
+
+        return not isinstance(self.client, LocalClient)
+
+    @property
     def project(self) -> str:
         """The project that is meant."""
         return self.named or self.client.project()
