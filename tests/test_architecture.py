@@ -24,8 +24,6 @@ VENDORS = {
     "optuna": "training/tuning.py",
     "onnx": "packaging/onnx.py",
     "onnxruntime": "packaging/onnx.py",
-    "skl2onnx": "packaging/onnx.py",
-    "onnxmltools": "packaging/onnx.py",
     "skops": "packaging/skops.py",
     "prometheus_client": "serving/metrics.py",
     "pandera": "data/pandera.py",

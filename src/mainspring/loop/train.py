@@ -139,6 +139,7 @@ class _Training:
     def ingest(self, ctx: StepContext) -> Outputs:
         """Bring every dataset up to date, each under its contract."""
         from mainspring.data.datasets import ingest
+        from mainspring.data.retention import apply_retention
         from mainspring.tracking.runs import Runs
 
         Runs(ctx.ws).warm()  # the run store opens while data is read; a cold one takes a second
@@ -147,7 +148,9 @@ class _Training:
         for name in tables.datasets_of(self.spec, self.model):
             ctx.progress(None, f"reading {name}")
             result = ingest(ctx.ws, self.spec.name, self.spec.dataset(name), now=ctx.logical_time)
-            version = result.version
+            version = (
+                apply_retention(ctx.ws, self.spec.name, self.spec.dataset(name), ctx.logical_time) or result.version
+            )
             ctx.kill_point()
             found[name] = {"version": version.version, "digest": version.digest, "rows": version.rows}
             if result.quarantined:

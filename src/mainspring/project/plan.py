@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from mainspring.core.errors import Conflict, Invalid, MainspringError, Where
 from mainspring.core.ref import digest_json
+from mainspring.core.units import Condition
 from mainspring.project.definition import ColumnRef, LabelsDef, ModelDef, ProjectSpec, Rest, describe, option_line
 from mainspring.store.tables import declarations, schedules
 from mainspring.store.workspace import Change, Workspace
@@ -228,18 +229,19 @@ def _declare(change: Change, digest: str, parts: dict[str, Any], items: list[Ite
 
 
 def _schedules(parts: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Return cron, zone and action of each schedule; the action names the pipeline, as the worker builds it."""
     found: dict[str, tuple[str, str, dict[str, Any]]] = {}
     for ref, part in parts.items():
         kind, _, name = ref.partition(":")
         if kind == "dataset" and part["schedule"]:
-            found[f"ingest-{name}"] = (part["schedule"], part["zone"], {"do": "ingest", "dataset": name})
+            found[f"ingest-{name}"] = (part["schedule"], part["zone"], {"pipeline": f"ingest-{name}"})
         if kind == "model":
             if part["schedule"]:
-                found[f"run-{name}"] = (part["schedule"], part["zone"], {"do": "run", "model": name})
+                found[f"run-{name}"] = (part["schedule"], part["zone"], {"pipeline": name})
             for number, batch in enumerate(part["batch"]):
                 if batch["schedule"]:
-                    action = {"do": "score", "model": name, "to": batch["to"], "of": batch["of"]}
-                    found[f"score-{name}-{number}"] = (batch["schedule"], batch["zone"], action)
+                    scored = f"score-{name}-{number}"
+                    found[scored] = (batch["schedule"], batch["zone"], {"pipeline": scored})
     return found
 
 
@@ -278,7 +280,7 @@ def _model_refusals(spec: ProjectSpec, model: ModelDef) -> Iterator[Refusal]:
             yield Refusal(
                 gate.where or model.where,
                 f"the gate {gate.name}() is not built yet",
-                "remove it; gates that work: mainspring plan --gates",
+                "remove it; docs/reference/gates.md lists the gates that work",
             )
     if model.serve is not None:
         place = model.serve.where
@@ -323,7 +325,7 @@ def _watch_refusals(model: ModelDef) -> Iterator[Refusal]:
 
     assert model.watch is not None
     place = model.watch.where
-    rules = [("score", rule, METRICS) for rule in model.watch.score]
+    rules: list[tuple[str, Condition, Collection[str]]] = [("score", rule, METRICS) for rule in model.watch.score]
     rules += [("alert_if", rule, ENDPOINT_FIGURES) for rule in model.watch.guards]
     if model.watch.drift is not None:
         rules.append(("drift", model.watch.drift, DRIFT_MEASURES))

@@ -346,11 +346,13 @@ class _DatasetOptions:
     ) -> None:
         if on_bad not in ("fail", "quarantine"):
             raise fail(f"unknown on_bad={on_bad!r}", 'write on_bad="fail" or on_bad="quarantine"', where, "on_bad")
+        from mainspring.governance.privacy import ACTIONS
+
         for column, action in (pii or {}).items():
-            if action not in ("drop", "hash"):
+            if action not in ACTIONS:
                 raise fail(
                     f"unknown pii action {action!r} for {column!r}",
-                    'write pii={"email": "drop", "card": "hash"}',
+                    'write pii={"email": "drop", "card": "hash"}, or "keep" where it may stay as it is',
                     where,
                     "pii",
                 )
