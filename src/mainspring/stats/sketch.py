@@ -25,7 +25,7 @@ class Sketch:
 
     Args:
         kind: `number`; `category`; `text`, of which the length is counted; `none`, of which only the missing are.
-        edges: Upper ends of the bins but the last, ascending: bin i holds (edges[i-1], edges[i]].
+        edges: Upper ends of the bins but the last, ascending: bin i holds (edges[i-1], edges[i]]; `none` has one bin.
         categories: The values of the bins, most frequent first.
         counts: Rows per bin, shape (len(edges) + 1,) or (len(categories),).
         nulls: Rows without a value; NaN and infinite numbers have none.
@@ -98,7 +98,7 @@ def reference_sketch(series: pl.Series, *, bins: int = FINE_BINS) -> Sketch:
     themselves, so only whether they are missing is counted.
     """
     if series.dtype.is_temporal():
-        return sketch(series, Sketch("none", np.empty(0), (), np.zeros(0, np.int64)))
+        return sketch(series, Sketch("none", np.empty(0), (), np.zeros(1, np.int64)))
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
         values = series.cast(pl.String)
         found = values.drop_nulls().value_counts(sort=True)
@@ -114,9 +114,8 @@ def reference_sketch(series: pl.Series, *, bins: int = FINE_BINS) -> Sketch:
 def sketch(series: pl.Series, like: Sketch) -> Sketch:
     """Return the counts of a column over the bins of `like`."""
     if like.kind == "none":
-        return replace(
-            like, counts=np.zeros(0, np.int64), nulls=series.null_count(), unseen=len(series) - series.null_count()
-        )
+        nulls = series.null_count()
+        return replace(like, counts=np.array([len(series) - nulls]), nulls=nulls, unseen=0)
     if like.kind == "category":
         return _count_categories(series, like)
     if like.kind == "text":
@@ -135,6 +134,8 @@ def bin_of(series: pl.Series, like: Sketch) -> Array:
             places, on="value", how="left", maintain_order="left"
         )
         return joined["place"].fill_null(len(like.categories)).to_numpy()
+    if like.kind == "none":
+        return series.is_null().cast(pl.Int64).to_numpy()
     if like.kind == "text" and not series.dtype.is_numeric():
         series = series.cast(pl.String).str.len_chars()
     values = series.cast(pl.Float64).to_numpy()
