@@ -205,7 +205,7 @@ class FunctionSource:
         where, name = Where(code.co_filename, code.co_firstlineno), self.function.__name__
         if self.kind is not None and window is None:
             raise Invalid(f"dataset {name!r} is read one {self.kind.kind} at a time", where=where,
-                          hint=f"mainspring data backfill {name} --from ... --to ...")  # fmt: skip
+                          hint=f"mainspring data backfill {name} START END")  # fmt: skip
         try:
             value = self.function(window) if self.kind is not None else self.function()
         except MainspringError:

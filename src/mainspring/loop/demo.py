@@ -132,7 +132,7 @@ def run_demo(directory: Path, say: Callable[[str], None] = lambda text: None) ->
 
 def _prepare(directory: Path) -> None:
     if directory.exists() and any(directory.iterdir()) and not (directory / ".clock").exists():
-        raise Invalid(f"{directory} holds something that is not a demo", hint="mainspring demo --dir NEW_FOLDER")
+        raise Invalid(f"{directory} holds something that is not a demo", hint="mainspring demo --in NEW_FOLDER")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     template = resources.files("mainspring.loop").joinpath("demo_project.py.txt").read_text(encoding="utf-8")
