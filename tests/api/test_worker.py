@@ -116,8 +116,10 @@ def test_the_log_is_sealed_in_passing(ws: Workspace) -> None:
 
 
 @pytest.mark.slow
-def test_the_child_carries_out_what_waits(ws: Workspace) -> None:
-    call(ws, local_actor("ann"), "runs.start", {"project": "shop", "model": "model"})
+def test_the_child_carries_out_what_waits_as_the_one_who_asked_for_it(ws: Workspace) -> None:
+    call(ws, local_actor("bob"), "runs.start", {"project": "shop", "model": "model"})
     done = carry_out(ws)
     assert [result.status for result in done] == ["SUCCEEDED"], done
     assert carry_out(ws) == []
+    (version,) = call(ws, local_actor("ann"), "models.list", {"project": "shop"})
+    assert version["version"]["author"] == "bob"
