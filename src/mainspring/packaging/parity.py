@@ -16,7 +16,7 @@ from mainspring.packaging.predictor import Predictor
 # A probability may differ by this much; a number by this much of its own size.
 TOLERANCE = 1e-6
 _ROWS, _ROWS_ONE_BY_ONE = 20_000, 500
-_BASES, _GRID, _JUMPS, _INSIDE = 2, 48, 4, 9
+_COLUMNS, _BASES, _GRID, _JUMPS, _INSIDE = 64, 2, 48, 4, 9
 _FLOATS = (0.0, -0.0, 1e-40, -1e-40, 16_777_217.0, 9_007_199_254_740_993.0, 3.4028234e38, -3.4028234e38)
 _INTEGERS = (0, -1, 16_777_217, 2_147_483_648, 1_700_000_000_123)
 _TEXTS = ("\u2603 never seen", "")
@@ -146,13 +146,13 @@ def ordinary_rows(reference: Score, columns: Columns, n: int) -> Rows:
         scores = reference(take(columns, chosen), len(chosen))
         found = Rows(take(columns, chosen), len(chosen), scores, _unanswered(scores))
     except Exception as error:  # a user's model may raise anything
-        chosen = spread(n, _ROWS_ONE_BY_ONE)
-        found = judged(reference, take(columns, chosen), len(chosen))
-        if found.refused.all():
+        first, chosen = spread(n, 20), spread(n, _ROWS_ONE_BY_ONE)
+        if judged(reference, take(columns, first), len(first)).refused.all():
             raise Invalid(
                 f"the trained model refuses every test row: {type(error).__name__}",
                 hint="call its predict on a few rows of the same frame in a test of the project",
             ) from error
+        found = judged(reference, take(columns, chosen), len(chosen))
     return found
 
 
@@ -162,15 +162,16 @@ def edge_rows(reference: Score, sample: Columns, n: int, inputs: Schema) -> Rows
     Each row is an ordinary one with one value changed: to a missing value, to the limits of a type, to a category
     never seen, or to either side of a place where the model's score jumps. The jumps are searched in the model's own
     answers, down to neighbouring float32 values, so that preprocessing does not hide them; nine values between the
-    neighbours catch a threshold that was rounded.
+    neighbours catch a threshold that was rounded. Of more than 64 columns, 64 are taken, evenly.
     """
     bases = spread(n, _BASES)
+    inputs = Schema(tuple(inputs.columns[place] for place in spread(len(inputs), _COLUMNS)))
     changes: list[tuple[int, str, Any]] = []
     for place, column in enumerate(inputs):
         for index, value in enumerate(_limits(column, sample[column.name], place)):
             changes.append((int(bases[index % len(bases)]), column.name, value))
     changes += _jumps(reference, sample, n, inputs)
-    columns = _apply(sample, changes, inputs)
+    columns = _apply(sample, changes)
     return judged(reference, columns, len(changes))
 
 
@@ -190,40 +191,35 @@ def _limits(column: Column, values: Array, place: int) -> list[Any]:
     return [*instants, *([np.datetime64("NaT")] if column.nullable else [])]
 
 
-def _apply(sample: Columns, changes: Sequence[tuple[int, str, Any]], inputs: Schema) -> Columns:
-    columns = take(sample, np.array([base for base, _, _ in changes], np.int64))
-    for column in inputs:
-        values = columns[column.name].copy()
-        for row, (_, name, value) in enumerate(changes):
-            if name == column.name:
-                values[row] = value
-        columns[column.name] = values
+def _apply(sample: Columns, changes: Sequence[tuple[int, str, Any]]) -> Columns:
+    columns = take(sample, np.array([base for base, _, _ in changes], np.int64))  # a copy of each
+    for row, (_, name, value) in enumerate(changes):
+        columns[name][row] = value
     return columns
 
 
 def _jumps(reference: Score, sample: Columns, n: int, inputs: Schema) -> list[tuple[int, str, Any]]:
     """Return changes to both sides of the largest jumps of the score along each number column."""
     base = int(spread(n, 3)[-1]) if n else 0
-    brackets: list[tuple[str, float, float]] = []
+    grids: list[tuple[str, Array]] = []
     for column in inputs:
-        if column.dtype not in ("float64", "int64"):
-            continue
-        values = sample[column.name].astype(np.float64)
-        values = np.unique(values[np.isfinite(values)])
-        grid = values[spread(len(values), _GRID)]
-        if len(grid) < 2:
-            continue
-        scores = _answers(reference, sample, base, [column.name] * len(grid), grid, inputs)
+        if column.dtype in ("float64", "int64"):
+            values = sample[column.name].astype(np.float64)
+            values = np.unique(values[np.isfinite(values)])
+            grids.append((column.name, values[spread(len(values), _GRID)]))
+    grids = [(name, grid) for name, grid in grids if len(grid) > 1]
+    brackets: list[tuple[str, float, float]] = []
+    for (name, grid), scores in zip(grids, _grid_answers(reference, sample, base, grids), strict=True):
         if scores is None:
             continue
         steps = np.abs(np.diff(scores, axis=0)).max(axis=1)
         largest = [int(i) for i in np.argsort(-steps, kind="stable")[:_JUMPS] if steps[i] > 0]
-        brackets += [(column.name, float(grid[i]), float(grid[i + 1])) for i in largest]
+        brackets += [(name, float(grid[i]), float(grid[i + 1])) for i in largest]
     if not brackets:
         return []
     names, low, high = [name for name, _, _ in brackets], *np.array([pair[1:] for pair in brackets]).T
     whole = np.array([inputs[name].dtype == "int64" for name in names])
-    narrowed = _bisect(reference, sample, base, names, low, high, whole, inputs)
+    narrowed = _bisect(reference, sample, base, names, low, high, whole)
     if narrowed is None:
         return []
     changes: list[tuple[int, str, Any]] = []
@@ -235,12 +231,22 @@ def _jumps(reference: Score, sample: Columns, n: int, inputs: Schema) -> list[tu
     return changes
 
 
+def _grid_answers(reference: Score, sample: Columns, base: int, grids: list[tuple[str, Array]]) -> list[Array | None]:
+    """Return the scores along each column's grid, all in one call unless a value of some column is refused."""
+    if not grids:
+        return []
+    names = [name for name, grid in grids for _ in grid]
+    together = _answers(reference, sample, base, names, np.concatenate([grid for _, grid in grids]))
+    if together is None:
+        return [_answers(reference, sample, base, [name] * len(grid), grid) for name, grid in grids]
+    return list(np.split(together, np.cumsum([len(grid) for _, grid in grids])[:-1]))
+
+
 def _bisect(
-    reference: Score, sample: Columns, base: int, names: list[str], low: Array, high: Array, whole: Array,
-    inputs: Schema,
+    reference: Score, sample: Columns, base: int, names: list[str], low: Array, high: Array, whole: Array
 ) -> tuple[Array, Array] | None:  # fmt: skip
     """Narrow every bracket at once, keeping the larger jump inside, until its ends are neighbours in float32."""
-    below, above = (_answers(reference, sample, base, names, end, inputs) for end in (low, high))
+    below, above = (_answers(reference, sample, base, names, end) for end in (low, high))
     if below is None or above is None:
         return None
     # float32 values in order are integers in order; whole numbers are narrowed as they are.
@@ -250,7 +256,7 @@ def _bisect(
         if not ((middle > left) & (middle < right)).any():
             break
         value = np.where(whole, middle, _from_ordinal(middle))
-        scores = _answers(reference, sample, base, names, value, inputs)
+        scores = _answers(reference, sample, base, names, value)
         if scores is None:
             return None
         go_left = np.abs(scores - below).max(axis=1) >= np.abs(above - scores).max(axis=1)
@@ -259,13 +265,11 @@ def _bisect(
     return np.where(whole, left, _from_ordinal(left)), np.where(whole, right, _from_ordinal(right))
 
 
-def _answers(
-    reference: Score, sample: Columns, base: int, names: list[str], values: Array, inputs: Schema
-) -> Array | None:
+def _answers(reference: Score, sample: Columns, base: int, names: list[str], values: Array) -> Array | None:
     """Return scores of shape (len(values), k) of the base row with one value changed, or None when it is refused."""
     changes = [(base, name, value) for name, value in zip(names, values, strict=True)]
     try:
-        scores = reference(_apply(sample, changes, inputs), len(changes))
+        scores = reference(_apply(sample, changes), len(changes))
     except Exception:  # a user's model may raise anything; then there is no jump to look for
         return None
     return scores.reshape(len(changes), -1) if np.isfinite(scores).all() else None
