@@ -4,49 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
-
 from mainspring.api.spec import operation
-from mainspring.core.errors import Invalid, NotFound
+from mainspring.core.errors import Invalid
 from mainspring.governance import access, audit, lineage, tokens
 from mainspring.governance.access import Actor
 from mainspring.governance.audit import AuditReport
 from mainspring.governance.lineage import Lineage
 from mainspring.governance.tokens import IssuedToken, TokenInfo
-from mainspring.store import tables
 from mainspring.store.events import Event
 from mainspring.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from mainspring.api.doctor import Checkup
+    from mainspring.monitoring.alerts import Alert
 
 PAGE = 50
 
 
 @operation("alerts.list", "alerts.read", "read")
-def alerts_list(ws: Workspace, project: str, status: str = "open", limit: int = PAGE) -> list[dict[str, Any]]:
+def alerts_list(ws: Workspace, project: str, status: str = "open", limit: int = PAGE) -> list[Alert]:
     """List alerts, newest first; status is open, resolved, or all."""
+    from mainspring.monitoring.alerts import list_alerts
+
     if status not in ("open", "resolved", "all"):
         raise Invalid(f"no alerts are {status!r}", hint="status is open, resolved or all")
-    query = sa.select(tables.alerts).where(tables.alerts.c.project == project)
-    if status != "all":
-        query = query.where(tables.alerts.c.status == status)
-    with ws.read() as tx:
-        found = tx.execute(query.order_by(tables.alerts.c.last_at.desc()).limit(max(1, min(limit, 500)))).mappings()
-        return [dict(row) for row in found]
+    return list_alerts(ws, project, None if status == "all" else status, limit=max(1, min(limit, 500)))
 
 
 @operation("alerts.acknowledge", "alerts.write", "write")
-def alerts_acknowledge(ws: Workspace, project: str, alert: str) -> dict[str, Any]:
+def alerts_acknowledge(ws: Workspace, project: str, alert: str) -> Alert:
     """Say that someone looks after an alert."""
-    mine = (tables.alerts.c.project == project, tables.alerts.c.id == alert)
-    with ws.change(project) as change:
-        change.execute(tables.alerts.update().where(*mine).values(acknowledged_by=ws.actor))
-        row = change.execute(sa.select(tables.alerts).where(*mine)).mappings().first()
-        if row is None:
-            raise NotFound(f"no alert {alert[:64]!r} in project {project!r}", hint="mainspring alerts list")
-        change.event("alert.acknowledged", f"alert:{alert}", {"key": row["key"]})
-    return dict(row)
+    from mainspring.monitoring.alerts import acknowledge
+
+    return acknowledge(ws, project, alert)
 
 
 @operation("audit.log", "audit.read", "read")

@@ -67,25 +67,30 @@ def up(
     worker = Worker(ws, spawner(directory, ws.path("log", "worker.log")), say)
     stopping = threading.Event()
 
-    def background() -> None:
-        while not stopping.wait(TICK_S):
-            plane.look()
-            tick_safely(worker, say)
+    def repeat(act: Callable[[], None]) -> threading.Thread:
+        def loop() -> None:
+            while not stopping.wait(TICK_S):
+                act()
 
-    thread = threading.Thread(target=background, name="background", daemon=True)
+        return threading.Thread(target=loop, daemon=True)
+
+    # Apart, so that a slow delivery does not keep a fallen data plane waiting.
+    threads = [repeat(plane.look), repeat(lambda: tick_safely(worker, say))]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     try:
         _greet(ws, f"http://{host}:{port}", plane, say)
         plane.look()
-        thread.start()
+        for thread in threads:
+            thread.start()
         _serve_http(ws, listener)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # stopping is under way already, and bounded
         stopping.set()
-        if thread.ident is not None:
-            thread.join(5)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(5)
         worker.stop()
         plane.stop()
         os.close(lock)

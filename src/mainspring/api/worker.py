@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from mainspring.core.errors import Conflict, MainspringError, NotFound, Unavailable
 from mainspring.core.units import duration
 from mainspring.governance import audit
+from mainspring.monitoring.alerts import deliver_alerts
 from mainspring.orchestration import journal, trigger
 from mainspring.orchestration.journal import BROKEN, PENDING
 from mainspring.project.plan import current
@@ -71,7 +72,8 @@ class Worker:
             if asked := [run_id for run_id in asked if run_id]:
                 self._say(f"{project}: {len(asked)} runs are due")
             journal.reap(self._ws, project)
-            work = self._is_waiting(project) or self._is_time_to_look(project, parts) or work
+            work = self._has_waiting(project) or self._is_time_to_look(project, parts) or work
+        work = self._has_unsent() or work
         self._keep_house()
         if self._child is not None and (code := self._child.poll()) is not None:
             if code not in (0, 1):
@@ -97,8 +99,16 @@ class Worker:
             self._child.kill()
             self._child.wait()
 
-    def _is_waiting(self, project: str) -> bool:
+    def _has_waiting(self, project: str) -> bool:
         return bool(journal.list_runs(self._ws, project, statuses={PENDING, *BROKEN}, limit=1))
+
+    def _has_unsent(self) -> bool:
+        """Send alerts, and say whether the registry's mirror has something to do."""
+        deliver_alerts(self._ws)
+        outbox = tables.outbox.c
+        due = sa.and_(outbox.target == "mlflow", outbox.status == "pending", outbox.next_at <= self._ws.clock.now())
+        with self._ws.read() as tx:
+            return tx.execute(sa.select(outbox.id).where(due).limit(1)).first() is not None
 
     def _is_time_to_look(self, project: str, parts: dict[str, Any]) -> bool:
         """Whether a monitor's window may have ended since the last look."""
@@ -174,6 +184,9 @@ def carry_out(ws: Workspace, *, on_event: Callable[[Any], None] | None = None) -
             from mainspring.loop.watch import watch_once
 
             heal(ws, spec, model.name, watch_once(ws, spec, model.name))
+    from mainspring.tracking.runs import Runs
+
+    Runs(ws).mirror_registry()
     return done
 
 
