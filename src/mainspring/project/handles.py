@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mainspring.core.errors import Invalid, Where, nearest
 from mainspring.core.units import duration, frequency, parse_condition
 from mainspring.project.definition import (
     BatchDef,
     ColumnRef,
+    LabelsDef,
     ModelDef,
     Rest,
     Rollout,
+    ScheduledDataset,
     ServeDef,
     WatchDef,
     calling_line,
@@ -23,17 +25,24 @@ from mainspring.project.definition import (
     parse_options,
 )
 
-if TYPE_CHECKING:
-    from mainspring.project.project import Project
-
 HEALING = ("retrain", "rollback")
+
+
+@dataclass(slots=True)
+class Declarations:
+    """What one project has declared so far; its handles add to it."""
+
+    datasets: dict[str, ScheduledDataset] = field(default_factory=dict)
+    labels: dict[str, LabelsDef] = field(default_factory=dict)
+    features: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, ModelDef] = field(default_factory=dict)
 
 
 class Declared:
     """A declaration that stands for a function; calling it calls the function and nothing else."""
 
-    def __init__(self, project: Project, name: str, function: Callable[..., Any] | None, where: Where) -> None:
-        self.project = project
+    def __init__(self, declared: Declarations, name: str, function: Callable[..., Any] | None, where: Where) -> None:
+        self._declared = declared
         self.name = name
         self.where = where
         self.function = function
@@ -69,9 +78,9 @@ class Dataset(Declared):
         for check in checks:
             if not isinstance(check, Check):
                 raise fail(f"{check!r} is not a check", "use ms.check.unique(...), ms.check.between(...), ...", where)
-        entry = self.project._datasets[self.name]
+        entry = self._declared.datasets[self.name]
         spec = replace(entry.dataset, checks=(*entry.dataset.checks, *checks))
-        self.project._datasets[self.name] = replace(entry, dataset=spec)
+        self._declared.datasets[self.name] = replace(entry, dataset=spec)
         return self
 
 
@@ -161,8 +170,8 @@ class Model(Declared):
 
     @property
     def _definition(self) -> ModelDef:
-        return self.project._models[self.name]
+        return self._declared.models[self.name]
 
     def _change(self, **changes: Any) -> Model:
-        self.project._models[self.name] = replace(self._definition, **changes)
+        self._declared.models[self.name] = replace(self._definition, **changes)
         return self

@@ -27,7 +27,7 @@ from mainspring.project.definition import (
     parse_option,
     place_of,
 )
-from mainspring.project.handles import Dataset, Feature, Labels, Model
+from mainspring.project.handles import Dataset, Declarations, Feature, Labels, Model
 
 TASKS = ("binary", "multiclass", "regression", "forecast")
 EVENTS = {"new_data": "dataset.ingested"}
@@ -47,10 +47,7 @@ class Project:
         self.name = parse_option(lambda text: check_name(text, "project"), name, self.where, "name")
         self.owner = owner
         self.oncall = oncall
-        self._datasets: dict[str, ScheduledDataset] = {}
-        self._labels: dict[str, LabelsDef] = {}
-        self._features: dict[str, Any] = {}
-        self._models: dict[str, ModelDef] = {}
+        self._declared = Declarations()
 
     def dataset(
         self,
@@ -113,10 +110,10 @@ class Project:
     ) -> Dataset:
         where = place_of(function) if function else options.where
         self._is_new(name, "dataset", where)
-        self._datasets[name] = ScheduledDataset(
+        self._declared.datasets[name] = ScheduledDataset(
             options.spec(name, source, kind), options.schedule, options.zone, options.where
         )
-        return Dataset(self, name, function, where)
+        return Dataset(self._declared, name, function, where)
 
     def labels(
         self,
@@ -143,8 +140,8 @@ class Project:
         """
         where = calling_line()
         handle = self.dataset(source, name=name, time=time, columns=columns, read=read)
-        entry = self._datasets.pop(handle.name)
-        self._labels[handle.name] = LabelsDef(
+        entry = self._declared.datasets.pop(handle.name)
+        self._declared.labels[handle.name] = LabelsDef(
             handle.name,
             entry.dataset,
             key,
@@ -154,7 +151,7 @@ class Project:
             absent,
             where,
         )
-        return Labels(self, handle.name, None, where)
+        return Labels(self._declared, handle.name, None, where)
 
     @overload
     def feature(self, function: Callable[..., Any]) -> Feature: ...
@@ -180,14 +177,14 @@ class Project:
 
         where = place_of(function)
         self._is_new(function.__name__, "feature", where)
-        self._features[function.__name__] = define(
+        self._declared.features[function.__name__] = define(
             function,
             entity=entity,
             window=parse_option(duration, window, where, "window") if window else None,
-            datasets=tuple(self._datasets),
-            features=self._features,
+            datasets=tuple(self._declared.datasets),
+            features=self._declared.features,
         )
-        return Feature(self, function.__name__, function, where)
+        return Feature(self._declared, function.__name__, function, where)
 
     def model(
         self,
@@ -228,7 +225,7 @@ class Project:
         if function is not None:
             raise fail("@project.model needs a target", f'write @{self.name}.model(predicts=dataset["column"])', where)
         if isinstance(predicts, Labels):
-            target: ColumnRef | LabelsDef = self._labels[predicts.name]
+            target: ColumnRef | LabelsDef = self._declared.labels[predicts.name]
         elif isinstance(predicts, ColumnRef):
             target = predicts
         else:
@@ -256,7 +253,7 @@ class Project:
             place = place_of(decorated)
             self._is_new(decorated.__name__, "model", place)
             _check_parameters(decorated, space)
-            self._models[decorated.__name__] = ModelDef(
+            self._declared.models[decorated.__name__] = ModelDef(
                 name=decorated.__name__,
                 function=decorated,
                 predicts=target,
@@ -274,7 +271,7 @@ class Project:
                 trust_pickle=trust_pickle,
                 where=place,
             )
-            return Model(self, decorated.__name__, decorated, place)
+            return Model(self._declared, decorated.__name__, decorated, place)
 
         return declare
 
@@ -282,7 +279,7 @@ class Project:
         items: list[Any] = []
         for use in [uses] if isinstance(uses, (ColumnRef, Rest, Feature, Dataset)) else uses:
             if isinstance(use, Feature):
-                items.append(self._features[use.name])
+                items.append(self._declared.features[use.name])
             elif isinstance(use, (ColumnRef, Rest)):
                 items.append(use)
             elif isinstance(use, tuple) and all(isinstance(part, ColumnRef) for part in use):
@@ -301,10 +298,10 @@ class Project:
     def _is_new(self, name: str, what: str, where: Where) -> None:
         parse_option(lambda text: check_name(text, what), name, where, "name")
         for kind, declared in (
-            ("dataset", self._datasets),
-            ("labels", self._labels),
-            ("feature", self._features),
-            ("model", self._models),
+            ("dataset", self._declared.datasets),
+            ("labels", self._declared.labels),
+            ("feature", self._declared.features),
+            ("model", self._declared.models),
         ):
             if name in declared:
                 raise Invalid(
@@ -320,10 +317,10 @@ class Project:
             self.owner,
             self.oncall,
             Path(self.where.file),
-            dict(self._datasets),
-            dict(self._labels),
-            dict(self._features),
-            dict(self._models),
+            dict(self._declared.datasets),
+            dict(self._declared.labels),
+            dict(self._declared.features),
+            dict(self._declared.models),
         )
 
 
