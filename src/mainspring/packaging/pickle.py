@@ -15,7 +15,8 @@ FILE = "model/model.pickle"
 def write_pickle(estimator: Any) -> bytes:
     """Return the estimator as a pickle; classes and functions of the project travel inside, by value.
 
-    Two runs of one Python version over one project file give equal bytes.
+    Two processes of one Python version over one project file give equal bytes, unless the model holds a set of texts:
+    its order is that of the process's hash seed.
     """
     cloudpickle: Any = importlib.import_module("cloudpickle")  # it has no types
     own = _own_modules()
