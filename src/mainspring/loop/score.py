@@ -13,6 +13,8 @@ import sqlalchemy as sa
 
 from mainspring.core.errors import Conflict, Invalid, MissingExtra, Unavailable
 from mainspring.data.frames import to_columns
+from mainspring.features.batch import training_table
+from mainspring.governance.secrets import SCHEME, resolve
 from mainspring.loop import table as tables
 from mainspring.loop.release import bundle_path
 from mainspring.project.definition import ProjectSpec
@@ -48,7 +50,7 @@ def score(
     """Score a dataset and publish the answers beside its key columns.
 
     Args:
-        to: File (`.parquet`, `.csv`) or `postgresql://...#table`; the declared one when None.
+        to: File (`.parquet`, `.csv`), or `postgresql://...#table`, `secret://env/NAME#table`; None: the declared one.
         of: Dataset to score; the declared one, or the one the model learned from, when None.
         version: Version or alias of the model.
         fresh: Read the dataset's source first.
@@ -75,22 +77,28 @@ def score(
     )
     if found is None:
         raise Conflict(f"model {model.name!r} has no live version", hint="mainspring run")
+    scorer = Scorer.load(bundle_path(ws, found.bundle_digest), trust_pickle=ws.settings.trust_pickle)
+    # The version's own definitions, not the project file's of today; they look back on the data they were declared on,
+    # whichever rows are scored.
+    windows = [view for view in scorer.views if view.kind == "window"]
     spine = of or (declared.of if declared and declared.of else tables.spine_name(spec, model))
-    names = dict.fromkeys([spine, *(view.dataset for view in tables.views_of(spec, model) if view.dataset)])
     versions = {}
-    for dataset in names:
+    for dataset in dict.fromkeys([spine, *(view.dataset for view in windows)]):
         if fresh:
             ingest(ws, spec.name, spec.dataset(dataset), now=ws.clock.now())
         versions[dataset] = get_dataset_version(ws, spec.name, dataset)
     frames = {n: read(ws, spec.name, n, v.version) for n, v in versions.items()}
-    if spine != tables.spine_name(spec, model):
-        frames[tables.spine_name(spec, model)] = frames[spine]
-    table = tables.build(spec, model, frames, ws.clock.now(), with_target=False)
-    scorer = Scorer.load(bundle_path(ws, found.bundle_digest), trust_pickle=ws.settings.trust_pickle)
-    inputs = table.frame.select(scorer.signature.inputs.names)
-    answers = pl.DataFrame(_answers(scorer, to_columns(inputs, scorer.signature.inputs), inputs.height))
-    named = list(dict.fromkeys([*table.key, *([table.time] if table.time else [])]))
-    result = table.frame.select(named).with_columns(
+    times = {n: time for n in frames if (time := spec.dataset(n).time)}
+    rows = training_table(frames[spine], windows, time=times.get(spine), tables=frames, times=times)
+    inputs = scorer.signature.inputs
+    if lacking := [column for column in inputs.names if column not in rows.columns]:
+        raise Invalid(
+            f"dataset {spine!r} has no column {lacking[0]!r}, which {found.ref} takes",
+            hint=f"columns: {', '.join(frames[spine].columns)}",
+        )
+    answers = pl.DataFrame(_answers(scorer, to_columns(rows.select(inputs.names), inputs), rows.height))
+    named = dict.fromkeys([*spec.dataset(spine).key, *([times[spine]] if spine in times else [])])
+    result = rows.select(*named).with_columns(
         *answers.iter_columns(), pl.lit(found.version).alias("model_version"), pl.lit(ws.clock.now()).alias("scored_at")
     )
     _publish(ws, result, target)
@@ -140,6 +148,8 @@ def _publish_table(frame: pl.DataFrame, target: str) -> None:
     url, _, name = target.partition("#")
     if not name:
         raise Invalid(f"no table in {url.split('@')[-1]!r}", hint="write postgresql://host/base#table")
+    if url.startswith(SCHEME):
+        url = resolve(url)
     kinds: dict[type[pl.DataType], Any] = {
         pl.Int64: sa.BigInteger,
         pl.Int32: sa.BigInteger,

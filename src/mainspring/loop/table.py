@@ -85,9 +85,7 @@ def views_of(spec: ProjectSpec, model: ModelDef) -> tuple[FeatureView, ...]:
     return closure(spec.features.values(), [use.name for use in model.uses or () if isinstance(use, FeatureView)])
 
 
-def build(
-    spec: ProjectSpec, model: ModelDef, tables: Mapping[str, pl.DataFrame], as_of: datetime, *, with_target: bool = True
-) -> TrainingTable:
+def build(spec: ProjectSpec, model: ModelDef, tables: Mapping[str, pl.DataFrame], as_of: datetime) -> TrainingTable:
     """Return the training table from the datasets' frames, as it was known at `as_of`.
 
     Raises:
@@ -95,9 +93,7 @@ def build(
     """
     name = spine_name(spec, model)
     dataset = spec.datasets[name].dataset
-    spine, notes = tables[name], list[str]()
-    if with_target:
-        spine, notes = _with_target(spine, model, dataset, tables, as_of)
+    spine, notes = _with_target(tables[name], model, dataset, tables, as_of)
     views = views_of(spec, model)
     columns = _columns(model, name, dataset, tables[name], views)
     times = {n: spec.datasets[n].dataset.time for n in tables if n in spec.datasets}
@@ -124,7 +120,7 @@ def build(
         for c in dict.fromkeys([*dataset.key, *entities, *([dataset.time] if dataset.time else [])])
         if c in spine.columns and c not in inputs.names
     ]
-    keep = dict.fromkeys([*extras, *inputs.names, *columns, *([TARGET] if with_target else [])])
+    keep = dict.fromkeys([*extras, *inputs.names, *columns, TARGET])
     frame = frame.select(*keep)
     known = schema_of(frame)
     return TrainingTable(

@@ -120,7 +120,7 @@ class BatchDef:
     """Scores written on a schedule.
 
     Args:
-        to: File (`.parquet`, `.csv`) or `postgresql://...#table` that receives the scores.
+        to: File (`.parquet`, `.csv`), `postgresql://...#table` or `secret://env/NAME#table` that receives the scores.
         schedule: Cron text, or None for scoring on demand.
         of: Dataset whose newest version is scored; the one the model learned from when None.
     """

@@ -15,6 +15,8 @@ from mainspring.project.definition import ColumnRef, LabelsDef, ModelDef, Projec
 from mainspring.store.tables import declarations, schedules
 from mainspring.store.workspace import Change, Workspace
 
+# Where scores go that are rows of a table; a URL with a password belongs behind a reference to a secret.
+TABLES = ("postgresql://", "sqlite:///", "secret://")
 Action = Literal["add", "change", "remove", "keep"]
 
 
@@ -305,11 +307,11 @@ def _model_refusals(spec: ProjectSpec, model: ModelDef) -> Iterator[Refusal]:
             )
     for batch in model.batch:
         yield from _cron_refusal(batch.schedule, batch.zone, batch.where)
-        if not batch.to.endswith((".parquet", ".csv")) and not batch.to.startswith(("postgresql://", "sqlite:///")):
+        if not batch.to.endswith((".parquet", ".csv")) and not batch.to.startswith(TABLES):
             yield Refusal(
                 option_line(batch.where, "to"),
                 f"scores cannot be written to {batch.to!r}",
-                'write to="scores.parquet", "scores.csv" or "postgresql://host/base#table"',
+                'write to="scores.parquet", "scores.csv", "postgresql://host/base#table" or "secret://env/NAME#table"',
             )
         if batch.of is not None and batch.of not in spec.datasets:
             yield Refusal(batch.where, f"there is no dataset {batch.of!r}", f"datasets: {', '.join(spec.datasets)}")
