@@ -21,6 +21,7 @@ from mainspring.api.server import check_bind, login_link, make_app
 from mainspring.api.worker import Worker, command, spawner, tick_safely
 from mainspring.core.errors import Conflict, Unavailable
 from mainspring.governance import tokens
+from mainspring.orchestration.supervise import exit_of
 from mainspring.store.objects import write_durably
 from mainspring.store.workspace import Workspace
 
@@ -135,7 +136,7 @@ class DataPlaneChild:
         if now < self._not_before:
             return
         if self._child is not None:
-            self._say(f"the data plane ended with code {self._child.returncode}; it is started again")
+            self._say(f"the data plane {exit_of(self._child.returncode).reason}; it is started again")
             self._wait_s = min(self._wait_s * 2, _LONGEST_WAIT_S)
         self._not_before = now + self._wait_s
         log = os.open(self._ws.path("log", "serving.log"), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)

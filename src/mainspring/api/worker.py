@@ -19,6 +19,8 @@ from mainspring.governance import audit
 from mainspring.monitoring.alerts import deliver_alerts
 from mainspring.orchestration import journal, trigger
 from mainspring.orchestration.journal import BROKEN, PENDING
+from mainspring.orchestration.leases import oom_kills
+from mainspring.orchestration.supervise import exit_of
 from mainspring.project.plan import current
 from mainspring.store import tables
 from mainspring.store.workspace import Workspace
@@ -56,6 +58,7 @@ class Worker:
         self._child: subprocess.Popen[bytes] | None = None
         self._sealed_at: datetime | None = None
         self._watched_at: dict[str, datetime] = {}
+        self._oom_kills = 0
 
     def tick(self) -> None:
         """Look once at what is due; quick when nothing is.
@@ -77,9 +80,11 @@ class Worker:
         self._keep_house()
         if self._child is not None and (code := self._child.poll()) is not None:
             if code not in (0, 1):
-                self._say(f"the worker's child ended with code {code}; what it left is carried on")
+                ended = exit_of(code, out_of_memory=oom_kills() > self._oom_kills)
+                self._say(f"the worker's child {ended.reason}; what it left is carried on")
             self._child = None
         if work and self._child is None:
+            self._oom_kills = oom_kills()
             self._child = self._spawn()
 
     def projects(self) -> list[str]:
