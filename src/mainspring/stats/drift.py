@@ -150,7 +150,7 @@ def season_excess(table: Array) -> float:
     statistic = float(((table - expected) ** 2 / expected).sum())
     df = (w - 1) * (b - 1)
     weight = n - float((rows**2).sum()) / n
-    return max(0.0, statistic - df + math.sqrt(2.0 * df)) / weight
+    return float(max(0.0, statistic - df + math.sqrt(2 * df)) / weight)
 
 
 def cauchy_combination(p: Sequence[float]) -> float:

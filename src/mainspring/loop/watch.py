@@ -1,0 +1,539 @@
+"""One look at a model in production: every window that is over, judged and recorded, and its alerts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from mainspring.core.errors import MainspringError
+from mainspring.core.records import ModelVersion
+from mainspring.core.units import Condition
+from mainspring.project.definition import ModelDef, ProjectSpec, WatchDef
+from mainspring.store.tables import monitor_windows
+from mainspring.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mainspring.core.schema import Signature
+    from mainspring.loop.outcomes import Judged, Truth
+    from mainspring.monitoring.monitors import Drift
+    from mainspring.monitoring.reference import Reference
+
+MONITORS = ("endpoint", "drift", "performance")
+JUDGED = ("ok", "info", "alarm")
+MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
+MOST_WINDOWS = 500  # in one look; a longer gap is caught up with from its newest part
+LOOKBACK = 16
+READ_AT_ONCE = timedelta(hours=1)
+FEWEST_LABELS = 20
+FEWEST_COVERED = 0.5
+LOSS_EFFECT = 0.05
+ALWAYS_GUARDED = Condition("error_rate", ">", 0.05)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One monitor's result over [start, end).
+
+    Args:
+        state: `ok`; `alarm`; `info`, for what is real and does not matter; `no-data`; `too-few`; `no-reference`;
+            `no-labels`, when none came in time.
+        result: The figures; `says` holds them in sentences.
+    """
+
+    monitor: str
+    start: datetime
+    end: datetime
+    rows: int
+    state: str
+    result: dict[str, Any]
+
+    @property
+    def version(self) -> int | None:
+        version: int | None = self.result.get("version")
+        return version
+
+    @property
+    def says(self) -> tuple[str, ...]:
+        return tuple(self.result.get("says", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class WatchReport:
+    """What a look found.
+
+    Args:
+        alarms: What is wrong now, a sentence each.
+        notes: What is worth knowing and no alarm.
+        windows: What was judged in this look, oldest first.
+        latest: The newest judged window of each monitor, for the version that is live.
+        drift: What drifts and matters, most telling first.
+        onset: Since when something has been wrong, by monitor.
+        healthy: How many windows of the live version each monitor found well.
+    """
+
+    project: str
+    model: str
+    at: datetime
+    version: int | None
+    alarms: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    windows: tuple[Window, ...] = ()
+    latest: dict[str, Window] = field(default_factory=dict)
+    drift: tuple[Drift, ...] = ()
+    onset: dict[str, datetime] = field(default_factory=dict)
+    healthy: dict[str, int] = field(default_factory=dict)
+
+    def alarms_of(self, monitor: str) -> tuple[str, ...]:
+        """Return what one monitor says is wrong now."""
+        window = self.latest.get(monitor)
+        return window.says if window is not None and window.state == "alarm" else ()
+
+
+def watch_once(ws: Workspace, spec: ProjectSpec, model_name: str | None, *, now: datetime | None = None) -> WatchReport:
+    """Judge every window that has ended since the last look, record it, and raise or resolve the model's alerts.
+
+    Drift and the endpoint are judged when a window is over, performance when its outcomes have matured. Looking again
+    changes nothing; two looks at once wait for each other.
+    """
+    from mainspring.monitoring.alerts import deliver_alerts
+    from mainspring.registry.models import live
+
+    model, now = spec.model(model_name), now or ws.clock.now()
+    current = live(ws, spec.name, model.name)
+    if model.watch is None or current is None:
+        why = "declares no .watch()" if model.watch is None else "has no live version"
+        return WatchReport(
+            spec.name, model.name, now, current.version if current else None, notes=(f"{model.name} {why}",)
+        )
+    with ws.name_lock(f"watch.{spec.name}.{model.name}"[:128]):
+        look = _Look(ws, spec, model, model.watch, current, now)
+        look.judge()
+        report = look.report()
+        look.tell(report)
+    deliver_alerts(ws)
+    return report
+
+
+def list_windows(ws: Workspace, project: str, model: str, monitor: str, *, limit: int = 100) -> list[Window]:
+    """Return the newest windows of a monitor, oldest first."""
+    table = monitor_windows
+    query = (
+        sa.select(*(table.c[name] for name in ("monitor", "start", "end", "rows", "state", "result")))
+        .where(table.c.project == project, table.c.model == model, table.c.monitor == monitor)
+        .order_by(table.c.start.desc())
+        .limit(limit)
+    )
+    with ws.read() as tx:
+        return [Window(**row) for row in tx.execute(query).mappings()][::-1]
+
+
+class _Look:
+    """The state of one look: what is known of earlier windows, and what this look adds to it."""
+
+    def __init__(
+        self, ws: Workspace, spec: ProjectSpec, model: ModelDef, watch: WatchDef, current: ModelVersion, now: datetime
+    ) -> None:
+        self.ws, self.spec, self.model, self.watch, self.current, self.now = ws, spec, model, watch, current, now
+        self.known = {
+            m: list_windows(ws, spec.name, model.name, m, limit=MOST_WINDOWS if m != "drift" else 2 * LOOKBACK)
+            for m in MONITORS
+        }
+        self.new: list[Window] = []
+        self.notes: list[str] = []
+        self._references: dict[int, tuple[Reference | None, Signature | None]] = {}
+        self._read: tuple[datetime, datetime, pl.DataFrame] | None = None
+
+    # --- judging ---------------------------------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        for start in self._due():
+            frame = self._predictions(start, start + self.watch.every)
+            self._add(self._endpoint(start, frame))
+            self._add(self._drift(start, frame))
+        self._judge_performance()
+        if self.new:
+            self._store()
+
+    def _due(self) -> Iterator[datetime]:
+        """Yield the start of each window that is over and not judged yet, oldest first."""
+        from mainspring.registry.models import history
+
+        every = self.watch.every
+        if self.known["endpoint"]:
+            start = self.known["endpoint"][-1].end
+        else:
+            start = min(move.at for move in history(self.ws, self.spec.name, self.model.name))
+        start = MONDAY + (start - MONDAY) // every * every
+        count = max(0, (self.now - start) // every)
+        if count > MOST_WINDOWS:
+            self.notes.append(f"{count - MOST_WINDOWS} windows before the last {MOST_WINDOWS} were passed over")
+        for i in range(max(0, count - MOST_WINDOWS), count):
+            yield start + i * every
+
+    def _predictions(self, start: datetime, end: datetime) -> pl.DataFrame:
+        """Return the log of a window; short windows are read together."""
+        import polars as pl
+
+        from mainspring.monitoring.capture import read_predictions
+
+        if self._read is None or not (self._read[0] <= start and end <= self._read[1]):
+            until = max(end, min(start + READ_AT_ONCE, self.now))
+            frame = read_predictions(self.ws.home, self.spec.name, self.model.name, start, until)
+            self._read = (start, until, frame)
+        return self._read[2].filter((pl.col("at") >= start) & (pl.col("at") < end))
+
+    def _window(self, monitor: str, start: datetime, rows: int, state: str, **result: Any) -> Window:
+        return Window(monitor, start, start + self.watch.every, rows, state, result)
+
+    def _endpoint(self, start: datetime, frame: pl.DataFrame) -> Window:
+        from mainspring.monitoring.monitors import endpoint_figures
+
+        figures = endpoint_figures(frame)
+        guards = self.watch.guards
+        if all(rule.metric != "error_rate" for rule in guards):
+            guards = (*guards, ALWAYS_GUARDED)
+        says = [f"{r.metric} is {figures[r.metric]:.4g} ({r})" for r in guards if r.holds(figures.get(r.metric))]
+        state = "alarm" if says else "ok" if frame.height else "no-data"
+        return self._window("endpoint", start, frame.height, state, figures=figures, says=says, version=_version(frame))
+
+    def _drift(self, start: datetime, frame: pl.DataFrame) -> Window:
+        import polars as pl
+
+        from mainspring.monitoring.monitors import count_window, distances
+
+        version = _version(frame)
+        if version is None:
+            return self._window("drift", start, 0, "no-data")
+        rows = frame.filter((pl.col("version") == version) & (pl.col("status") == 200))
+        reference, _ = self._reference(version)
+        if reference is None:
+            return self._window("drift", start, rows.height, "no-reference", version=version)
+        counts = count_window(reference, rows)
+        figures = distances(reference, counts, every=self.watch.every)
+        state, facts = self._judge_drift(reference, start, version, counts, rows.height)
+        return self._window(
+            "drift", start, rows.height, state, version=version, counts=counts, figures=figures, **facts
+        )
+
+    def _judge_drift(
+        self, reference: Reference, start: datetime, version: int, counts: dict[str, Any], rows: int
+    ) -> tuple[str, dict[str, Any]]:
+        from mainspring.monitoring.monitors import break_rule, find_drift, persistent
+
+        watch = self.watch
+        before = [
+            w for w in self.known["drift"]
+            if w.version == version and "counts" in w.result and w.start >= start - (LOOKBACK - 1) * watch.every
+        ]  # fmt: skip
+        if watch.drift is not None:
+            if rows < watch.min_rows:
+                return "too-few", {}
+            broken = break_rule(reference, counts, watch.drift, every=watch.every)
+            says = [sentence for _, _, sentence in broken]
+            return "alarm" if says else "ok", {"says": says, "found": [name for name, _, _ in broken]}
+        counted = [w.result["counts"] for w in before] + [counts]
+        if sum(w.rows for w in before) + rows < watch.min_rows:
+            return "too-few", {}
+        found = find_drift(reference, counted, every=watch.every, min_rows=watch.min_rows, level=self._level())
+        kept = persistent(found, [w.result.get("found", ()) for w in before if w.state in JUDGED])
+        paging = [d for d in kept if d.pages]
+        facts = {
+            "found": [d.name for d in found],
+            "kept": [d.to_json() for d in kept],
+            "says": [str(d) for d in paging or kept],
+        }
+        return "alarm" if paging else "info" if kept else "ok", facts
+
+    def _level(self) -> float:
+        from mainspring.monitoring.monitors import LEVEL
+
+        return max(1e-6, min(LEVEL, self._false_alarms()))
+
+    def _false_alarms(self) -> float:
+        """Return the false alarms a window may have on average."""
+        return self.watch.false_alarms * (self.watch.every / timedelta(days=1))
+
+    def _judge_performance(self) -> None:
+        from mainspring.loop.outcomes import read_truth
+
+        matures = self.model.predicts.matures if hasattr(self.model.predicts, "matures") else timedelta(0)
+        done = {w.start for w in self.known["performance"]}
+        waiting = [w for w in self.known["endpoint"] if w.version is not None and w.start not in done]
+        due = [w for w in waiting if w.end + matures <= self.now]
+        if not due:
+            return
+        truth = read_truth(self.ws, self.spec, self.model, self.now)
+        self.notes += truth.notes
+        for window in due:
+            judged = self._performance(window, truth)
+            if judged is not None:
+                self._add(judged)
+
+    def _performance(self, of: Window, truth: Truth) -> Window | None:
+        """Return the judgement of a window's outcomes; None while too few of them are known and more may come."""
+        assert of.version is not None
+        _, signature = self._reference(of.version)
+        if signature is None:
+            return self._window("performance", of.start, 0, "no-reference", version=of.version)
+        judged = self._judged(of.start, of.end, of.version, truth, signature)
+        facts: dict[str, Any] = {
+            "version": of.version, "coverage": judged.coverage, "mature": judged.mature, "unknown": judged.unknown,
+            "as_of": self.now.isoformat(),
+        }  # fmt: skip
+        covered = judged.coverage >= FEWEST_COVERED or judged.n >= self.watch.min_rows
+        if not covered or judged.n < min(FEWEST_LABELS, judged.mature):
+            if self.now - of.end - truth.matures < LOOKBACK * self.watch.every:
+                return None
+            return self._window("performance", of.start, judged.n, "no-labels", **facts)
+        facts |= self._loss(of, judged, signature)
+        pooled = self._pooled(of, judged, truth, signature)
+        metrics = self._metrics(pooled, signature) if pooled.n >= self.watch.min_rows else {}
+        says, broken = self._judge_rules(of, metrics)
+        if facts.get("cusum_over"):
+            says.append(
+                f"{facts['loss_name']} has been {facts['loss']:.3f} in production against {facts['loss_expected']:.3f} "
+                "when it was proven, and the evidence adds up"
+            )
+        says = [f"{text} (labels of {judged.coverage:.0%}, {pooled.n} rows)" for text in says]
+        state = "alarm" if says else "ok" if metrics or "z" in facts else "too-few"
+        return self._window(
+            "performance", of.start, judged.n, state, metrics=metrics, broken=broken, says=says, **facts
+        )
+
+    def _judged(self, start: datetime, end: datetime, version: int, truth: Truth, signature: Signature) -> Judged:
+        import polars as pl
+
+        from mainspring.loop.outcomes import judge
+
+        rows = self._predictions(start, end).filter(pl.col("version") == version)
+        return judge(rows, truth, signature.task, signature.classes, self.now)
+
+    def _pooled(self, of: Window, judged: Judged, truth: Truth, signature: Signature) -> Judged:
+        """Return the window's outcomes, with those of windows before it while they are too few to judge."""
+        assert of.version is not None
+        for windows in (4, LOOKBACK):
+            if judged.n >= self.watch.min_rows:
+                break
+            judged = self._judged(of.end - windows * self.watch.every, of.end, of.version, truth, signature)
+        return judged
+
+    def _metrics(self, judged: Judged, signature: Signature) -> dict[str, Any]:
+        from mainspring.evaluation.metrics import compute_metrics, default_metric
+
+        names = {self.model.metric or default_metric(signature.task), *(rule.metric for rule in self.watch.score)}
+        try:
+            found = compute_metrics(
+                signature.task,
+                judged.y_true,
+                judged.scores,
+                signature.classes,
+                only=sorted(names),
+                seed=self.model.seed,
+            )
+        except MainspringError as error:
+            self.notes.append(f"performance could not be computed: {error.message}")
+            return {}
+        return {
+            name: {"value": m.value, "low": m.interval.low if m.interval else None,
+                   "high": m.interval.high if m.interval else None}
+            for name, m in found.items() if math.isfinite(m.value)
+        }  # fmt: skip
+
+    def _judge_rules(self, of: Window, metrics: dict[str, Any]) -> tuple[list[str], list[str]]:
+        """Return sentences on the rules that are broken beyond doubt, and the names of all that are broken.
+
+        A rule is broken beyond doubt when the whole interval breaks it, or when it was broken in one of the two
+        windows before too: the figure of a single window swings.
+        """
+        judged = [w for w in self.known["performance"] if w.version == of.version and w.state in JUDGED]
+        before = [name for w in judged[-2:] for name in w.result.get("broken", ())]
+        says, broken = [], []
+        for rule in self.watch.score:
+            figure = metrics.get(rule.metric)
+            if figure is None or rule.holds(figure["value"]):
+                continue
+            broken.append(str(rule))
+            ends = [figure[end] for end in ("low", "high") if figure[end] is not None]
+            if str(rule) in before or (ends and not any(rule.holds(end) for end in ends)):
+                shown = f", {ends[0]:.3f} to {ends[1]:.3f}" if len(ends) == 2 else ""
+                says.append(f"{rule.metric} is {figure['value']:.3f}{shown}; {rule} must hold")
+        return says, broken
+
+    def _loss(self, of: Window, judged: Judged, signature: Signature) -> dict[str, Any]:
+        """Return the window's loss, standardised against the proof of its version, and the evidence up to here."""
+        from mainspring.loop.outcomes import loss_metric, losses
+        from mainspring.registry.models import get_version
+        from mainspring.stats.sequential import SLACK, cusum, cusum_limit
+
+        assert of.version is not None
+        name = loss_metric(signature.task)
+        expected = get_version(self.ws, self.spec.name, self.model.name, of.version).metrics.get(name)
+        reference, _ = self._reference(of.version)
+        rows = losses(signature.task, judged, signature.classes)
+        spread = float(rows.std(ddof=1)) if len(rows) > 1 else 0.0
+        if expected is None or reference is None or spread == 0:
+            return {}
+        proven_on = max(1, reference.score.sketch.rows)
+        z = (float(rows.mean()) - expected) / (spread / math.sqrt(len(rows)))
+        # The proof itself was a sample; its error is the same in every window and must not add up as evidence.
+        slack = SLACK + 2 * math.sqrt(len(rows) / proven_on)
+        facts: dict[str, Any] = {
+            "z": z,
+            "slack": slack,
+            "loss": float(rows.mean()),
+            "loss_expected": expected,
+            "loss_name": name,
+        }
+        same = [
+            w for w in self.known["performance"] if w.version == of.version and "z" in w.result and w.start < of.start
+        ]
+        pairs = [(w.result["z"], w.result["slack"]) for w in same] + [(z, slack)]
+        limit = cusum_limit(max(100.0, 1 / max(self._false_alarms(), 1e-9)))
+        found = cusum([p[0] for p in pairs], limit=limit, slack=[p[1] for p in pairs])
+        onset = [*same, of][found.onset].start.isoformat() if found.onset is not None else None
+        matters = bool(rows.mean() > expected * (1 + LOSS_EFFECT))
+        return facts | {"cusum": found.value, "cusum_limit": limit, "cusum_onset": onset,
+                        "cusum_over": found.is_over and matters}  # fmt: skip
+
+    def _reference(self, version: int) -> tuple[Reference | None, Signature | None]:
+        """Return what a version knew when it was made, and what it takes and gives."""
+        from mainspring.core.schema import Signature
+        from mainspring.loop.release import bundle_path
+        from mainspring.monitoring.reference import Reference
+        from mainspring.registry.models import get_lineage, get_version
+
+        if version not in self._references:
+            try:
+                found = get_version(self.ws, self.spec.name, self.model.name, version)
+                lineage = get_lineage(self.ws, self.spec.name, self.model.name, version)
+                path = bundle_path(self.ws, found.bundle_digest) / "signature.json"
+                signature = Signature.from_json(json.loads(path.read_text(encoding="utf-8")))
+                data = self.ws.objects.get(lineage["reference"]) if lineage.get("reference") else None
+                self._references[version] = Reference.from_json(json.loads(data)) if data else None, signature
+            except MainspringError as error:
+                self.notes.append(f"version {version} cannot be judged: {error.message}")
+                self._references[version] = None, None
+        return self._references[version]
+
+    def _add(self, window: Window) -> None:
+        self.known[window.monitor].append(window)
+        self.new.append(window)
+
+    def _store(self) -> None:
+        table, now = monitor_windows, self.ws.clock.now()
+        with self.ws.change(self.spec.name) as change:
+            for w in self.new:
+                change.execute(table.delete().where(
+                    table.c.project == self.spec.name, table.c.model == self.model.name,
+                    table.c.monitor == w.monitor, table.c.start == w.start,
+                ))  # fmt: skip
+                change.execute(table.insert().values(
+                    project=self.spec.name, model=self.model.name, monitor=w.monitor, start=w.start, end=w.end,
+                    rows=w.rows, state=w.state, result=w.result, computed_at=now,
+                ))  # fmt: skip
+
+    # --- telling ---------------------------------------------------------------------------------------------------
+
+    def report(self) -> WatchReport:
+        from mainspring.monitoring.monitors import Drift
+
+        mine = {
+            m: [w for w in self.known[m] if w.version == self.current.version and w.state in JUDGED] for m in MONITORS
+        }
+        latest = {m: windows[-1] for m, windows in mine.items() if windows}
+        onset = {m: _onset(windows) for m, windows in mine.items() if windows and windows[-1].state == "alarm"}
+        notes = list(self.notes)
+        if (drift := latest.get("drift")) is not None:
+            latest["drift"], why = self._weighed(drift, latest.get("performance"), onset.get("drift"))
+            notes += [f"{text}; {why}" for text in latest["drift"].says if latest["drift"].state == "info"]
+        for monitor in MONITORS:
+            if self.known[monitor] and self.known[monitor][-1].state not in JUDGED:
+                last = self.known[monitor][-1]
+                notes.append(f"{monitor}: {last.state} in the window from {last.start:%Y-%m-%dT%H:%MZ}")
+        wrong = [m for m in MONITORS if m in latest and latest[m].state == "alarm"]
+        kept = [Drift(**d) for d in latest["drift"].result.get("kept", ())] if "drift" in wrong else []
+        return WatchReport(
+            project=self.spec.name,
+            model=self.model.name,
+            at=self.now,
+            version=self.current.version,
+            alarms=tuple(text for m in wrong for text in latest[m].says),
+            notes=tuple(notes),
+            windows=tuple(self.new),
+            latest=latest,
+            drift=tuple(d for d in kept if d.pages),
+            onset={m: at for m, at in onset.items() if m in wrong},
+            healthy={m: sum(w.state in ("ok", "info") for w in windows) for m, windows in mine.items()},
+        )
+
+    def _weighed(self, drift: Window, performance: Window | None, onset: datetime | None) -> tuple[Window, str]:
+        """Return the drift's window as it is to be told, and why it is no alarm where it is none.
+
+        Outcomes outweigh inputs: a drift since which the answers have proven good is news and no alarm. Nor is one
+        that was there before the version: its gates were passed on rows that had it.
+        """
+        if drift.state != "alarm":
+            return drift, "the model hardly uses it"
+        if performance is not None and performance.state == "ok" and onset is not None and performance.start >= onset:
+            return replace(drift, state="info"), "the outcomes since then are good"
+        before = [w for w in self.known["drift"] if w.version != drift.version and w.state in JUDGED]
+        inherited = set(before[-1].result.get("found", ())) if before else set()
+        new = [d for d in drift.result.get("kept", ()) if f"{d['column']}/{d['kind']}" not in inherited]
+        if drift.result.get("kept") and not new:
+            return replace(drift, state="info"), "it was there when this version was proven"
+        return drift, ""
+
+    def tell(self, report: WatchReport) -> None:
+        """Raise or resolve an alert per monitor; windows of another version than the live one say nothing of it."""
+        from mainspring.monitoring.alerts import raise_alert, resolve_alert
+
+        for monitor in MONITORS:
+            key, window = f"{monitor}/{self.model.name}", report.latest.get(monitor)
+            if window is None or window.state == "ok":
+                why = "the window after it is fine" if window else f"version {self.current.version} is live"
+                resolve_alert(self.ws, self.spec.name, key, reason=why)
+                continue
+            raise_alert(
+                self.ws,
+                self.spec.name,
+                key,
+                severity="info" if window.state == "info" else "critical" if monitor == "endpoint" else "warning",
+                title=f"{self.model.name}@{window.version}: {window.says[0]}",
+                body={
+                    "all": list(window.says),
+                    "window": f"{window.start.isoformat()} to {window.end.isoformat()}",
+                    "owner": self.spec.owner,
+                    "oncall": self.spec.oncall,
+                    "next": f"mainspring models show {self.model.name}@{window.version}",
+                },
+                dedup_id=window.start.isoformat(),
+            )
+
+
+def _version(frame: pl.DataFrame) -> int | None:
+    """Return the version that gave most answers; None when there are none."""
+    import polars as pl
+
+    answered = frame.filter(pl.col("status") == 200)["version"]
+    return max(answered.mode().to_list()) if len(answered) else None
+
+
+def _onset(windows: Sequence[Window]) -> datetime:
+    """Return since when there have been signs of what the last window alarms of."""
+    last = windows[-1]
+    if (found := last.result.get("cusum_onset")) and last.result.get("cusum_over"):
+        return datetime.fromisoformat(found)
+    onset = last.start
+    for window in reversed(windows):
+        if window.state == "ok" and not (window.result.get("found") or window.result.get("broken")):
+            break
+        onset = window.start
+    return onset
