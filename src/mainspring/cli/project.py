@@ -147,6 +147,9 @@ def demo(
     done = run_demo(where.directory / directory, say=(lambda text: None) if where.as_json else _say)
     if where.as_json:
         print_json(done)
+        return
+    typer.echo(f"\n{done.seconds:.0f} s. Look around: mainspring -C {directory} models list, alerts list, audit verify")
+    typer.echo(f"Keep it running, with its API and endpoint: make up, or mainspring -C {directory} up")
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -64,6 +64,7 @@ def run_demo(directory: Path, say: Callable[[str], None] = lambda text: None) ->
     from mainspring.loop.watch import watch_once
     from mainspring.loop.why import why
     from mainspring.project.loading import load_project
+    from mainspring.tracking.runs import Runs
 
     began = time.monotonic()
     directory = directory.resolve()
@@ -90,7 +91,7 @@ def run_demo(directory: Path, say: Callable[[str], None] = lambda text: None) ->
         f"trained scorer@{first.version} on {HISTORY_DAYS} days: roc_auc {metric:.3f}, "
         f"{sum(v.passed for v in first.verdicts)} of {len(first.verdicts)} gates passed, {first.outcome}",
     )
-    last_id = ""
+    last_id, told = "", set[str]()
     with _server(directory, clock) as port:
         tell(HISTORY_DAYS, "an endpoint answers on 127.0.0.1; payments come in, their outcomes 36 hours later")
         for day in range(HISTORY_DAYS, LAST_DAY):
@@ -104,16 +105,21 @@ def run_demo(directory: Path, say: Callable[[str], None] = lambda text: None) ->
             payments.write(directory, START + timedelta(days=day), START + timedelta(days=day + 1))
             watched = watch_once(ws, spec, "scorer")
             for line in watched.alarms:
-                report.detected_on = report.detected_on or (f"{ws.clock.now():%Y-%m-%d}" if day >= DRIFT_DAY else "")
-                tell(day + 1, f"alarm: {line}")
+                kind = line.split(" ")[0]
+                if kind not in told:
+                    told.add(kind)
+                    report.detected_on = report.detected_on or f"{ws.clock.now():%Y-%m-%d}"
+                    tell(day + 1, f"alarm: {line}")
             healed = heal(ws, spec, "scorer", watched)
             if healed.action != "wait":
-                tell(day + 1, f"decided to {healed.action}: {'; '.join(healed.reasons)}")
+                tell(day + 1, f"decided to {healed.action}, because {healed.reasons[0]}")
                 tell(day + 1, f"outcome: {healed.outcome}")
+            elif watched.alarms and healed.reasons and healed.reasons[0] not in told:
+                told.add(healed.reasons[0])
+                tell(day + 1, f"waiting: {healed.reasons[0]}")
             if healed.version is not None and not report.healed_on:
                 report.healed_on, report.healed_version = f"{ws.clock.now():%Y-%m-%d}", healed.version
                 _wait_for_version(port, healed.version)
-    tell(LAST_DAY, f"{report.predictions} predictions answered; nothing is left running")
     dossier = why(ws, spec.name, last_id)
     report.why = {
         "prediction_id": last_id,
@@ -125,9 +131,33 @@ def run_demo(directory: Path, say: Callable[[str], None] = lambda text: None) ->
         "datasets": dossier.datasets,
         "code": dossier.code_digest,
     }
+    say("")
+    for line in _figures(report):
+        say(line)
+    Runs(ws).flush(timeout_s=20)  # the run store is written by another process; leave nothing running
     ws.close()
     report.seconds = time.monotonic() - began
     return report
+
+
+def _figures(report: DemoReport) -> list[str]:
+    """Return what the demo showed, in a few lines."""
+    days = sorted(report.auc)
+    before = [report.auc[day] for day in days if day < report.drift_on]
+    during = [report.auc[day] for day in days if report.drift_on <= day < (report.healed_on or "9")]
+    after = [report.auc[day] for day in days if report.healed_on and day >= report.healed_on]
+    means = [
+        f"{name} {sum(part) / len(part):.3f}"
+        for name, part in (("before the drift", before), ("from drift to healing", during), ("after", after))
+        if part
+    ]
+    agrees = "the same number" if report.why["agrees"] else "ANOTHER NUMBER"
+    return [
+        f"roc_auc against the truth: {', '.join(means)}",
+        f"drift on {report.drift_on}, alarm on {report.detected_on}, healed on {report.healed_on}",
+        f"{report.predictions} predictions answered over HTTP; the last, {report.why['prediction_id']},",
+        f"by {report.why['model']}, computed again from its record: {agrees}",
+    ]
 
 
 def _prepare(directory: Path) -> None:
@@ -204,9 +234,7 @@ def _send(port: int, clock: Path, frame: Any) -> tuple[str, float]:
     last = ""
     for part in frame.iter_slices(BATCH):
         _set(clock, part["at"][-1])
-        rows = part.select("tx_id", "at", "card", *COLUMNS).with_columns(
-            at=part["at"].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-        )
+        rows = part.select("tx_id", "at", *COLUMNS).with_columns(at=part["at"].dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
         body = json.dumps({"instances": rows.to_dicts()})
         connection.request("POST", "/v1/models/scorer:predict", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()

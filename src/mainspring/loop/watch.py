@@ -242,7 +242,8 @@ class _Look:
         counted = [w.result["counts"] for w in before] + [counts]
         if sum(w.rows for w in before) + rows < watch.min_rows:
             return "too-few", {}
-        found = find_drift(reference, counted, every=watch.every, min_rows=watch.min_rows, level=self._level())
+        end = start + watch.every
+        found = find_drift(reference, counted, end=end, every=watch.every, min_rows=watch.min_rows, level=self._level())
         kept = persistent(found, [w.result.get("found", ()) for w in before if w.state in JUDGED])
         paging = [d for d in kept if d.pages]
         facts = {
