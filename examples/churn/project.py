@@ -10,7 +10,9 @@ customers = churn.dataset("data/customers.csv.gz", key="customerID")
 
 customers.expect(
     ms.check.unique("customerID"),
-    ms.check.not_null("tenure", "MonthlyCharges", "Contract"),  # TotalCharges is blank for customers of less than a month
+    ms.check.not_null(
+        "tenure", "MonthlyCharges", "Contract"
+    ),  # TotalCharges is blank for customers of less than a month
     ms.check.between("tenure", 0, 100),
     ms.check.between("MonthlyCharges", 0, 500),
     ms.check.one_of("Contract", ["Month-to-month", "One year", "Two year"]),

@@ -47,23 +47,43 @@ class Place:
         assert done.returncode == code, done.stderr + done.stdout
         return json.loads(done.stdout or done.stderr)
 
+    def set_clock(self, instant: str) -> None:
+        """Let every command and process of this place take it to be `instant`."""
+        fresh = self.folder / ".clock.new"
+        fresh.write_text(instant)
+        fresh.replace(self.folder / ".clock")
+        self.environment["MAINSPRING_CLOCK"] = str(self.folder / ".clock")
+
     @contextmanager
     def served(self) -> Iterator[Endpoint]:
         """Run `mainspring serve` on a free port while the block lasts."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = int(free.getsockname()[1])
+        with self._running("serve", "--port", str(port)) as process:
+            endpoint = Endpoint(port)
+            endpoint.wait_until(lambda: endpoint.get("/health/ready")[0] == 200, process)
+            yield endpoint
+
+    @contextmanager
+    def working(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Run `mainspring worker` while the block lasts."""
+        with self._running("worker") as process:
+            yield process
+
+    @contextmanager
+    def _running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         known = {name: value for name, value in os.environ.items() if not name.startswith("MAINSPRING_")}
-        command = [sys.executable, "-m", "mainspring.cli.main", "-C", str(self.folder), "serve", "--port", str(port)]
-        with (self.folder / "serve.log").open("wb") as log:
+        command = [sys.executable, "-m", "mainspring.cli.main", "-C", str(self.folder), *arguments]
+        with (self.folder / f"{arguments[0]}.log").open("w+") as log:
             process = subprocess.Popen(command, env=known | self.environment, stdout=log, stderr=subprocess.STDOUT)
             try:
-                endpoint = Endpoint(port)
-                endpoint.wait_until(lambda: endpoint.get("/health/ready")[0] == 200, process)
-                yield endpoint
+                yield process
             finally:
                 process.terminate()
-                assert process.wait(20) in (0, -signal.SIGTERM), (self.folder / "serve.log").read_text()
+                code = process.wait(30)
+                log.seek(0)
+                assert code in (0, -signal.SIGTERM), log.read()
 
 
 class Endpoint:
@@ -91,8 +111,9 @@ class Endpoint:
             assert time.monotonic() < ends, "the endpoint did not come so far in 30 s"
             time.sleep(0.05)
 
-    def wait_for_version(self, model: str, version: int) -> None:
-        self.wait_until(lambda: self.get(f"/v1/models/{model}")[1]["model_version_status"][0]["version"] == str(version))
+    def version_of(self, model: str) -> str:
+        """Return the version that answers now."""
+        return str(self.get(f"/v1/models/{model}")[1]["model_version_status"][0]["version"])
 
     def _send(self, method: str, path: str, body: str | None) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)

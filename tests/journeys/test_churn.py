@@ -23,7 +23,9 @@ def customer(folder: Path, number: int) -> dict[str, Any]:
 
 def rewrite(folder: Path, change: Callable[[list[str]], list[str]]) -> None:
     path = folder / "data" / "customers.csv.gz"
-    path.write_bytes(gzip.compress("".join(change(gzip.decompress(path.read_bytes()).decode().splitlines(True))).encode()))
+    path.write_bytes(
+        gzip.compress("".join(change(gzip.decompress(path.read_bytes()).decode().splitlines(True))).encode())
+    )
 
 
 def test_a_model_waits_for_approval_then_answers_and_bad_data_never_reaches_it(
