@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from docs.loosely import json_differs, missing_line
-from docs.pages import OUTPUT, SHELL, Block, Page
+from docs.pages import OUTPUT, ROOT, SHELL, Block, Page
 from mainspring.core.settings import load_settings
 from mainspring.project.loading import load_project
 
@@ -41,6 +41,11 @@ class Runner:
         self._said = ""
         self._names: dict[str, Any] = {"__name__": "__main__"}
         self._background: list[subprocess.Popen[str]] = []
+        (folder / ".bin").mkdir()
+        make = folder / ".bin" / "make"
+        # A page's `make` verbs must be there; running them here would run these tests in themselves.
+        make.write_text(f'#!/bin/sh\nexec /usr/bin/make -n -C {ROOT} "$@"\n', encoding="utf-8")
+        make.chmod(0o755)
 
     def play(self) -> None:
         """Run every block; the first that does not do what the page says fails with its line."""
@@ -108,7 +113,7 @@ class Runner:
             ["bash", "-euo", "pipefail", "-c", self._text(command)], cwd=self.folder, env=self._environment(),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
-        return done.returncode, done.stdout
+        return done.returncode if done.returncode >= 0 else 128 - done.returncode, done.stdout
 
     def _start(self, block: Block) -> None:
         process = subprocess.Popen(
@@ -181,7 +186,7 @@ class Runner:
         known = {name: value for name, value in os.environ.items() if not name.startswith("MAINSPRING_")}
         folder = str(Path(sys.executable).parent)
         return known | {
-            "PATH": f"{folder}:{known.get('PATH', '')}", "HOME": str(self.folder), "TERM": "dumb", "COLUMNS": "120",
+            "PATH": f"{self.folder / '.bin'}:{folder}:{known.get('PATH', '')}", "HOME": str(self.folder), "TERM": "dumb", "COLUMNS": "120",
         }  # fmt: skip
 
     def _check(self, block: Block, holds: bool, message: str) -> None:
