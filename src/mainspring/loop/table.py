@@ -12,6 +12,7 @@ import polars as pl
 
 from mainspring.core.errors import Invalid, NotFound, nearest
 from mainspring.core.schema import Column, Label, Schema, Signature, Task
+from mainspring.core.units import human_duration
 from mainspring.data.frames import schema_of
 from mainspring.features.batch import training_table
 from mainspring.features.views import FeatureView, closure, feature_schema, request_columns
@@ -234,7 +235,7 @@ def _join_labels(
         before = spine.height
         spine = spine.filter(pl.col(dataset.time) <= as_of - labels.matures)
         if immature := before - spine.height:
-            notes.append(f"{immature} rows are younger than {labels.matures} and wait for their outcome")
+            notes.append(f"{immature} rows are younger than {human_duration(labels.matures)} and wait for their outcome")
     joined = spine.join(last, on=labels.key, how="left", maintain_order="left")
     return joined.with_columns(pl.col(TARGET).fill_null(labels.absent)) if labels.absent is not None else joined
 
