@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,13 +78,18 @@ def test_no_file_passes_500_lines() -> None:
     assert not [(_name(p), n) for p in MODULES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 500]
 
 
-def test_every_module_is_used_by_another_or_is_an_entry() -> None:
-    trees = {_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
-    used = {name for own, tree in trees.items() for name in _imports(tree) if name != own}
-    text = "\n".join(path.read_text(encoding="utf-8") for path in MODULES) + (ROOT / "pyproject.toml").read_text()
-    entries = {name for name in trees if f"{name}:" in text or f'"{name}"' in text or f"{name} " in text}
-    packages = {name for name in trees if (SOURCE.parent / name.replace(".", "/")).is_dir()}
-    assert not set(trees) - used - entries - packages
+def test_every_module_is_used_by_another_or_named_as_an_entry() -> None:
+    texts = {_name(path): path.read_text(encoding="utf-8") for path in MODULES}
+    imports = {name: _imports(ast.parse(text)) for name, text in texts.items()}
+    unused = set()
+    for name in texts.keys() - {_name(path) for path in MODULES if path.name == "__init__.py"}:
+        others = [other for other in texts if other != name]
+        is_imported = any(name in imports[other] for other in others)
+        as_word = re.compile(rf"{re.escape(name)}(?![.\w])")
+        places = [*(texts[other] for other in others), (ROOT / "pyproject.toml").read_text(encoding="utf-8")]
+        if not is_imported and not any(as_word.search(place) for place in places):
+            unused.add(name)
+    assert not unused
 
 
 @pytest.mark.parametrize(("vendor", "home"), VENDORS.items())
@@ -99,3 +105,19 @@ def test_a_vendor_is_imported_by_the_one_file_named_for_it(vendor: str, home: st
 def test_every_module_imports() -> None:
     for module in pkgutil.walk_packages([str(SOURCE)], "mainspring."):
         importlib.import_module(module.name)
+
+
+@pytest.mark.parametrize("lock", ["requirements.txt", "requirements-dev.txt"])
+def test_a_lock_pins_every_package_by_hash_and_names_no_index(lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    pinned = re.findall(r"^([a-z0-9.-]+)(?:\[[a-z,]+\])?==", text, flags=re.MULTILINE)
+    assert len(re.findall(r"^[a-z0-9.-]+(?:\[[a-z,]+\])?==[^#]*?--hash=sha256:", text, flags=re.MULTILINE)) == len(
+        pinned
+    )
+    assert "://" not in text
+    assert "--index" not in text
+    assert "--find-links" not in text
+
+
+def test_the_core_install_has_at_most_120_packages() -> None:
+    assert 20 < (ROOT / "requirements.txt").read_text(encoding="utf-8").count("==") <= 120
