@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -104,7 +104,13 @@ def count_window(reference: Reference, frame: pl.DataFrame) -> dict[str, Any]:
 
 
 def find_drift(
-    reference: Reference, counted: Sequence[Mapping[str, Any]], *, every: timedelta, min_rows: int, level: float = LEVEL
+    reference: Reference,
+    counted: Sequence[Mapping[str, Any]],
+    *,
+    end: datetime,
+    every: timedelta,
+    min_rows: int,
+    level: float = LEVEL,
 ) -> tuple[Drift, ...]:
     """Return what drifts in the last of the windows, most telling first; one window is not yet an alarm.
 
@@ -114,13 +120,14 @@ def find_drift(
 
     Args:
         counted: From `count_window`, oldest first, the last 16 at most.
+        end: The end of the last window.
         min_rows: A length with fewer rows is not tested.
         level: Share of what is found that may be found wrongly.
     """
     drifts = [
         drift
         for name, known in (*reference.columns.items(), (SCORE, reference.score))
-        for drift in _tested(reference, name, known, counted, every, min_rows)
+        for drift in _tested(reference, name, known, counted, end, every, min_rows)
     ]
     fallen = benjamini_hochberg([drift.p for drift in drifts], level) if drifts else ()
     kept = [d for d, fell in zip(drifts, fallen, strict=True) if fell and abs(d.effect) >= EFFECT[d.kind]]
@@ -191,7 +198,13 @@ def endpoint_figures(frame: pl.DataFrame) -> dict[str, float]:
 
 
 def _tested(
-    reference: Reference, name: str, known: Known, counted: Sequence[Mapping[str, Any]], every: timedelta, min_rows: int
+    reference: Reference,
+    name: str,
+    known: Known,
+    counted: Sequence[Mapping[str, Any]],
+    end: datetime,
+    every: timedelta,
+    min_rows: int,
 ) -> list[Drift]:
     windows = [item[name] for item in counted if name in item]
     measured: list[tuple[int, Distance]] = []
@@ -200,7 +213,7 @@ def _tested(
         if measured and len(recent) <= measured[-1][0]:
             break
         if sum(map(_rows, recent)) >= min_rows and recent:
-            measured.append((len(recent), _distance(known, recent, every)))
+            measured.append((len(recent), _distance(known, recent, every, end)))
     if not measured:
         return []
     weight = 1.0 if name == SCORE else reference.weight(name)
@@ -216,9 +229,14 @@ def _rows(counts: Mapping[str, Any]) -> int:
     return int(sum(counts["counts"]) + counts["nulls"] + counts["unseen"])
 
 
-def _distance(known: Known, windows: Sequence[Mapping[str, Any]], every: timedelta) -> Distance:
+def _distance(
+    known: Known, windows: Sequence[Mapping[str, Any]], every: timedelta, end: datetime | None = None
+) -> Distance:
+    """Return the distance of the windows' sum from the reference, or from its hours of the day up to `end`."""
     current: Sketch = known.sketch.counted(windows[0])
     for counts in windows[1:]:
         current = current.merged(known.sketch.counted(counts))
-    season, season_missing = known.season_of(every.total_seconds() * len(windows))
-    return compare(known.sketch, current, season=season, season_missing=season_missing)
+    length = every * len(windows)
+    season, season_missing = known.season_of(length.total_seconds())
+    before = known.at(end - length, end) if end is not None else None
+    return compare(known.sketch, current, before=before, season=season, season_missing=season_missing)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,13 @@ from mainspring.stats.drift import groups, season_excess
 from mainspring.stats.sketch import Sketch, bin_of, reference_sketch
 
 Array = npt.NDArray[Any]
-FINEST_S = 60.0
-FINEST_CELLS = 4096
+HOUR_S, DAY_S, HOURS = 3600.0, 86400.0, 24
+FINEST_S = (60.0, 300.0, 900.0, 3600.0)
+FINEST_CELLS = 8192
 FEWEST_WINDOWS = 4
+FEWEST_ROWS = 100
+FEWEST_DAYS = 1.9  # two days, less the minutes before the first row and after the last
+DAILY = 0.01  # the PSI that hours of the day must differ by for windows to be held against their own hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +34,24 @@ class Known:
         sketch: Its counts.
         season: By window length in seconds, the PSI by which windows differ when nothing is wrong.
         season_missing: The same of the share of rows without a value.
+        phases: Rows per hour of the day and coarse bin, shape (24, bins); None where the hour makes no difference.
     """
 
     sketch: Sketch
     season: Mapping[float, float]
     season_missing: Mapping[float, float]
+    phases: Array | None = None
+
+    def at(self, start: datetime, end: datetime) -> Array | None:
+        """Return the reference's rows per coarse bin at the hours from `start` to `end`; None for all of them."""
+        length = (end - start).total_seconds()
+        if self.phases is None or length >= DAY_S:
+            return None
+        begin = start.timestamp() % DAY_S
+        edges = np.arange(2 * HOURS + 1) * HOUR_S
+        covered = np.clip(np.minimum(edges[1:], begin + length) - np.maximum(edges[:-1], begin), 0, None) / HOUR_S
+        rows = (covered[:HOURS] + covered[HOURS:]) @ self.phases
+        return rows if rows.sum() >= FEWEST_ROWS else None
 
     def season_of(self, length_s: float) -> tuple[float, float]:
         """Return both seasons of windows of a length: the larger of those known on either side of it."""
@@ -85,18 +103,16 @@ def build(
         importance: The share of each input in the answers, 0 to 1.
     """
     seconds = np.empty(0) if time is None else np.asarray(time).astype("datetime64[us]").astype(np.int64) / 1e6
-    columns = {}
-    for name in signature.inputs.names:
-        item = reference_sketch(frame[name])
-        columns[name] = item.to_json() | _seasons(frame[name], item, seconds)
+    sketches = {name: reference_sketch(frame[name]) for name in signature.inputs.names}
+    seasons = {name: _season(frame[name], item, seconds) for name, item in sketches.items()}
     weights = {name: max(0.0, float(share)) for name, share in (importance or {}).items()}
     answered = reference_sketch(answers(scores, signature))
     return {
         "rows": frame.height,
         "span": float(np.ptp(seconds)) if len(seconds) else 0.0,
         "task": signature.task,
-        "columns": columns,
-        "score": answered.to_json() | {"season": _blend(columns, weights), "season_missing": {}},
+        "columns": {name: item.to_json() | seasons[name].to_json() for name, item in sketches.items()},
+        "score": answered.to_json() | {"season": _blend(seasons, weights), "season_missing": {}},
         "importance": weights,
     }
 
@@ -109,40 +125,74 @@ def answers(scores: Array, signature: Signature) -> pl.Series:
 
 
 def _known(data: Mapping[str, Any]) -> Known:
-    seasons = ({float(length): value for length, value in data[key].items()} for key in ("season", "season_missing"))
-    return Known(Sketch.from_json(data), *seasons)
+    season, missing = (
+        {float(length): value for length, value in data[key].items()} for key in ("season", "season_missing")
+    )
+    phases = np.array(data["phases"], np.float64) if data.get("phases") else None
+    return Known(Sketch.from_json(data), season, missing, phases)
 
 
-def _seasons(series: pl.Series, item: Sketch, seconds: Array) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True, slots=True)
+class _Season:
+    """How windows of a column differ: `raw` as they are, `adjusted` after the hour of the day is allowed for."""
+
+    raw: dict[str, float]
+    adjusted: dict[str, float]
+    missing: dict[str, float]
+    phases: list[list[int]] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"season": self.adjusted, "season_missing": self.missing, "phases": self.phases}
+
+
+def _season(series: pl.Series, item: Sketch, seconds: Array) -> _Season:
     """Return by window length in seconds how much more windows of that length differ than chance has them differ.
 
     Counts are made once over the shortest windows; longer ones are sums of them.
     """
-    found: dict[str, dict[str, float]] = {"season": {}, "season_missing": {}}
-    group = groups(item)
-    if len(seconds) == 0 or len(group) == 0:
+    found = _Season({}, {}, {}, None)
+    if len(seconds) == 0:
         return found
-    width = max(FINEST_S, float(np.ptp(seconds)) / FINEST_CELLS)
-    cell = ((seconds - seconds.min()) // width).astype(np.int64)
-    k = int(group.max()) + 1
+    group = groups(item)
+    k, span = int(group.max(initial=0)) + 1, float(np.ptp(seconds))
+    width = next((w for w in FINEST_S if span / w <= FINEST_CELLS), max(FINEST_S[-1], span / FINEST_CELLS))
+    first = int(seconds.min() // width)
+    cell = (seconds // width).astype(np.int64) - first
     # Rows without a value fall into a last group, which is compared by itself.
     place = cell * (k + 1) + np.append(group, k)[bin_of(series, item)]
     table = np.bincount(place, minlength=(int(cell.max()) + 1) * (k + 1)).reshape(-1, k + 1)
-    while len(table) >= FEWEST_WINDOWS:
-        missing = np.column_stack([table[:, :k].sum(axis=1), table[:, k]])
-        found["season"][f"{width:.6g}"] = season_excess(table[:, :k])
-        found["season_missing"][f"{width:.6g}"] = season_excess(missing)
-        if len(table) % 2:
-            table = np.vstack([table, np.zeros((1, k + 1), table.dtype)])
-        table, width = table[0::2] + table[1::2], width * 2
+    counts, missing = table[:, :k], np.column_stack([table[:, :k].sum(axis=1), table[:, k]])
+    hour = ((np.arange(len(table)) + first) * width // HOUR_S % HOURS).astype(np.int64)
+    phases = np.zeros((HOURS, k), np.int64)
+    np.add.at(phases, hour, counts)
+    is_daily = width <= HOUR_S and span >= FEWEST_DAYS * DAY_S and season_excess(phases) > DAILY
+    expected = np.zeros(counts.shape)
+    if is_daily:
+        found = replace(found, phases=phases.tolist())
+        expected = counts.sum(axis=1, keepdims=True) * (phases / np.maximum(1, phases.sum(axis=1, keepdims=True)))[hour]
+    while len(counts) >= FEWEST_WINDOWS:
+        length = f"{width:.6g}"
+        found.raw[length] = season_excess(counts)
+        found.missing[length] = season_excess(missing)
+        found.adjusted[length] = (
+            season_excess(counts, expected, phases=min(HOURS, DAY_S / width)) if is_daily else found.raw[length]
+        )
+        counts, missing, expected, width = _paired(counts), _paired(missing), _paired(expected), width * 2
     return found
 
 
-def _blend(columns: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, float]:
+def _paired(table: Array) -> Array:
+    """Return the sums of windows two by two."""
+    if len(table) % 2:
+        table = np.vstack([table, np.zeros((1, table.shape[1]), table.dtype)])
+    return table[0::2] + table[1::2]
+
+
+def _blend(seasons: Mapping[str, _Season], weights: Mapping[str, float]) -> dict[str, float]:
     """Return the season of the answers: they vary as the inputs do that they depend on."""
-    lengths = sorted({length for column in columns.values() for length in column["season"]}, key=float)
+    lengths = sorted({length for season in seasons.values() for length in season.raw}, key=float)
     return {
-        length: sum(weights.get(name, 0.0) * column["season"].get(length, 0.0) for name, column in columns.items())
+        length: sum(weights.get(name, 0.0) * season.raw.get(length, 0.0) for name, season in seasons.items())
         for length in lengths
     }
 

@@ -49,19 +49,24 @@ class Distance:
         return max(0.0, self.psi - self.noise)
 
 
-def compare(reference: Sketch, current: Sketch, *, season: float = 0.0, season_missing: float = 0.0) -> Distance:
+def compare(
+    reference: Sketch, current: Sketch, *, before: Array | None = None, season: float = 0.0, season_missing: float = 0.0
+) -> Distance:
     """Return how far `current` lies from `reference`, both counted over the same bins.
 
     Args:
+        before: The reference's rows per coarse bin at the hours of `current`; all of its rows when None.
         season: The PSI by which windows of this length differ when nothing is wrong, from `season_excess`.
         season_missing: The same of the share of missing values.
     """
-    rows, m, n = current.rows, reference.known, current.known
+    rows, m, n = current.rows, float(reference.known), current.known
     psi, noise, p_shift, ks, js = 0.0, 0.0, 1.0, 0.0, 0.0
     if m and n:
         group = groups(reference)
         k = int(group.max()) + 1
-        before = np.bincount(group, weights=reference.counts, minlength=k)
+        if before is None:
+            before = np.bincount(group, weights=reference.counts, minlength=k)
+        m = float(before.sum())
         after = np.bincount(group, weights=current.counts, minlength=k)
         psi, noise = stability_index(before, after), (k - 1) * (1 / n + 1 / m) + season
         p_shift = chi_square_p(before, after, season)
@@ -79,7 +84,7 @@ def compare(reference: Sketch, current: Sketch, *, season: float = 0.0, season_m
         p_shift=p_shift,
         p_missing=_share_p(reference.nulls, reference.rows, current.nulls, rows, season_missing),
         # A category seen once says how many there are that were not seen at all (Good 1953, Biometrika 40).
-        p_unseen=_more_p(once, m, current.unseen, n + current.unseen) if current.unseen else 1.0,
+        p_unseen=_more_p(once, reference.known, current.unseen, n + current.unseen) if current.unseen else 1.0,
     )
 
 
@@ -132,7 +137,7 @@ def chi_square_p(before: Array, after: Array, season: float = 0.0) -> float:
     return float(chdtrc(2 * mean**2 / variance, statistic * 2 * mean / variance))
 
 
-def season_excess(table: Array) -> float:
+def season_excess(table: Array, expected: Array | None = None, *, phases: float = 1.0) -> float:
     """Return how far windows vary beyond chance, as the PSI that it adds to a window's; 0 when chance explains all.
 
     The excess of the chi-square statistic of windows against bins over its expectation, by the method of moments, and
@@ -140,15 +145,18 @@ def season_excess(table: Array) -> float:
 
     Args:
         table: Rows per window and bin, shape (windows, bins).
+        expected: The rows that each window should have, same shape; without it the share of all windows.
+        phases: How many windows make the period whose phases `expected` was estimated from.
     """
-    table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0].astype(np.float64)
+    filled, used = table.sum(axis=1) > 0, table.sum(axis=0) > 0
+    table = table[filled][:, used].astype(np.float64)
     w, b = table.shape
     if w < 2 or b < 2:
         return 0.0
     rows, n = table.sum(axis=1), float(table.sum())
-    expected = np.outer(rows, table.sum(axis=0) / n)
-    statistic = float(((table - expected) ** 2 / expected).sum())
-    df = (w - 1) * (b - 1)
+    expected = np.outer(rows, table.sum(axis=0) / n) if expected is None else expected[filled][:, used]
+    statistic = float(((table - expected) ** 2 / np.maximum(expected, 1e-9)).sum())
+    df = max(1.0, (w - max(1.0, phases)) * (b - 1))
     weight = n - float((rows**2).sum()) / n
     return float(max(0.0, statistic - df + math.sqrt(2 * df)) / weight)
 
