@@ -235,7 +235,8 @@ def choose(
         recipe.name: _figure(recipe, sample, target, task, classes, columns, metric, folds) for recipe in candidates
     }
     best = max(candidates, key=lambda recipe: better_by(metric, figures[recipe.name], 0.0))
-    how = f"{len(folds)} rounds, each tested on {'the rows that follow in time' if in_time else 'rows kept apart'}"
+    rounds = f"{len(folds)} rounds, each" if len(folds) > 1 else "one round,"
+    how = f"{rounds} tested on {'the rows that follow in time' if in_time else 'rows kept apart'}"
     return Choice(best, metric, figures, how)
 
 
