@@ -3,66 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
-
 from mainspring.core.errors import MainspringError
 from mainspring.core.records import ModelVersion
 from mainspring.core.units import Condition
-from mainspring.project.definition import ModelDef, ProjectSpec, WatchDef
-from mainspring.store.tables import monitor_windows
+from mainspring.loop.performance import LOOKBACK, Performance
+from mainspring.monitoring.windows import JUDGED, MONITORS, Window, list_windows, store_windows
+from mainspring.project.definition import LabelsDef, ModelDef, ProjectSpec, WatchDef
 from mainspring.store.workspace import Workspace
 
 if TYPE_CHECKING:
     import polars as pl
 
     from mainspring.core.schema import Signature
-    from mainspring.loop.outcomes import Judged, Truth
     from mainspring.monitoring.monitors import Drift
     from mainspring.monitoring.reference import Reference
 
-MONITORS = ("endpoint", "drift", "performance")
-JUDGED = ("ok", "info", "alarm")
 MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
 MOST_WINDOWS = 500  # in one look; a longer gap is caught up with from its newest part
-LOOKBACK = 16
 READ_AT_ONCE = timedelta(hours=1)
-FEWEST_LABELS = 20
-FEWEST_COVERED = 0.5
-LOSS_EFFECT = 0.05
 ALWAYS_GUARDED = Condition("error_rate", ">", 0.05)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """One monitor's result over [start, end).
-
-    Args:
-        state: `ok`; `alarm`; `info`, for what is real and does not matter; `no-data`; `too-few`; `no-reference`;
-            `no-labels`, when none came in time.
-        result: The figures; `says` holds them in sentences.
-    """
-
-    monitor: str
-    start: datetime
-    end: datetime
-    rows: int
-    state: str
-    result: dict[str, Any]
-
-    @property
-    def version(self) -> int | None:
-        version: int | None = self.result.get("version")
-        return version
-
-    @property
-    def says(self) -> tuple[str, ...]:
-        return tuple(self.result.get("says", ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +86,6 @@ def watch_once(ws: Workspace, spec: ProjectSpec, model_name: str | None, *, now:
     return report
 
 
-def list_windows(ws: Workspace, project: str, model: str, monitor: str, *, limit: int = 100) -> list[Window]:
-    """Return the newest windows of a monitor, oldest first."""
-    table = monitor_windows
-    query = (
-        sa.select(*(table.c[name] for name in ("monitor", "start", "end", "rows", "state", "result")))
-        .where(table.c.project == project, table.c.model == model, table.c.monitor == monitor)
-        .order_by(table.c.start.desc())
-        .limit(limit)
-    )
-    with ws.read() as tx:
-        return [Window(**row) for row in tx.execute(query).mappings()][::-1]
-
-
 class _Look:
     """The state of one look: what is known of earlier windows, and what this look adds to it."""
 
@@ -160,7 +111,7 @@ class _Look:
             self._add(self._drift(start, frame))
         self._judge_performance()
         if self.new:
-            self._store()
+            store_windows(self.ws, self.spec.name, self.model.name, self.new)
 
     def _due(self) -> Iterator[datetime]:
         """Yield the start of each window that is over and not judged yet, oldest first."""
@@ -265,7 +216,7 @@ class _Look:
     def _judge_performance(self) -> None:
         from mainspring.loop.outcomes import read_truth
 
-        matures = self.model.predicts.matures if hasattr(self.model.predicts, "matures") else timedelta(0)
+        matures = self.model.predicts.matures if isinstance(self.model.predicts, LabelsDef) else timedelta(0)
         done = {w.start for w in self.known["performance"]}
         waiting = [w for w in self.known["endpoint"] if w.version is not None and w.start not in done]
         due = [w for w in waiting if w.end + matures <= self.now]
@@ -273,136 +224,14 @@ class _Look:
             return
         truth = read_truth(self.ws, self.spec, self.model, self.now)
         self.notes += truth.notes
+        judge = Performance(
+            self.ws, self.spec, self.model, self.watch, self.now, truth, self._predictions, self._reference,
+            self.known["performance"], self.notes,
+        )  # fmt: skip
         for window in due:
-            judged = self._performance(window, truth)
+            judged = judge.window(window)
             if judged is not None:
                 self._add(judged)
-
-    def _performance(self, of: Window, truth: Truth) -> Window | None:
-        """Return the judgement of a window's outcomes; None while too few of them are known and more may come."""
-        assert of.version is not None
-        _, signature = self._reference(of.version)
-        if signature is None:
-            return self._window("performance", of.start, 0, "no-reference", version=of.version)
-        judged = self._judged(of.start, of.end, of.version, truth, signature)
-        facts: dict[str, Any] = {
-            "version": of.version, "coverage": judged.coverage, "mature": judged.mature, "unknown": judged.unknown,
-            "as_of": self.now.isoformat(),
-        }  # fmt: skip
-        covered = judged.coverage >= FEWEST_COVERED or judged.n >= self.watch.min_rows
-        if not covered or judged.n < min(FEWEST_LABELS, judged.mature):
-            if self.now - of.end - truth.matures < LOOKBACK * self.watch.every:
-                return None
-            return self._window("performance", of.start, judged.n, "no-labels", **facts)
-        facts |= self._loss(of, judged, signature)
-        pooled = self._pooled(of, judged, truth, signature)
-        metrics = self._metrics(pooled, signature) if pooled.n >= self.watch.min_rows else {}
-        says, broken = self._judge_rules(of, metrics)
-        if facts.get("cusum_over"):
-            says.append(
-                f"{facts['loss_name']} has been {facts['loss']:.3f} in production against {facts['loss_expected']:.3f} "
-                "when it was proven, and the evidence adds up"
-            )
-        says = [f"{text} (labels of {judged.coverage:.0%}, {pooled.n} rows)" for text in says]
-        state = "alarm" if says else "ok" if metrics or "z" in facts else "too-few"
-        return self._window(
-            "performance", of.start, judged.n, state, metrics=metrics, broken=broken, says=says, **facts
-        )
-
-    def _judged(self, start: datetime, end: datetime, version: int, truth: Truth, signature: Signature) -> Judged:
-        import polars as pl
-
-        from mainspring.loop.outcomes import judge
-
-        rows = self._predictions(start, end).filter(pl.col("version") == version)
-        return judge(rows, truth, signature.task, signature.classes, self.now)
-
-    def _pooled(self, of: Window, judged: Judged, truth: Truth, signature: Signature) -> Judged:
-        """Return the window's outcomes, with those of windows before it while they are too few to judge."""
-        assert of.version is not None
-        for windows in (4, LOOKBACK):
-            if judged.n >= self.watch.min_rows:
-                break
-            judged = self._judged(of.end - windows * self.watch.every, of.end, of.version, truth, signature)
-        return judged
-
-    def _metrics(self, judged: Judged, signature: Signature) -> dict[str, Any]:
-        from mainspring.evaluation.metrics import compute_metrics, default_metric
-
-        names = {self.model.metric or default_metric(signature.task), *(rule.metric for rule in self.watch.score)}
-        try:
-            found = compute_metrics(
-                signature.task,
-                judged.y_true,
-                judged.scores,
-                signature.classes,
-                only=sorted(names),
-                seed=self.model.seed,
-            )
-        except MainspringError as error:
-            self.notes.append(f"performance could not be computed: {error.message}")
-            return {}
-        return {
-            name: {"value": m.value, "low": m.interval.low if m.interval else None,
-                   "high": m.interval.high if m.interval else None}
-            for name, m in found.items() if math.isfinite(m.value)
-        }  # fmt: skip
-
-    def _judge_rules(self, of: Window, metrics: dict[str, Any]) -> tuple[list[str], list[str]]:
-        """Return sentences on the rules that are broken beyond doubt, and the names of all that are broken.
-
-        A rule is broken beyond doubt when the whole interval breaks it, or when it was broken in one of the two
-        windows before too: the figure of a single window swings.
-        """
-        judged = [w for w in self.known["performance"] if w.version == of.version and w.state in JUDGED]
-        before = [name for w in judged[-2:] for name in w.result.get("broken", ())]
-        says, broken = [], []
-        for rule in self.watch.score:
-            figure = metrics.get(rule.metric)
-            if figure is None or rule.holds(figure["value"]):
-                continue
-            broken.append(str(rule))
-            ends = [figure[end] for end in ("low", "high") if figure[end] is not None]
-            if str(rule) in before or (ends and not any(rule.holds(end) for end in ends)):
-                shown = f", {ends[0]:.3f} to {ends[1]:.3f}" if len(ends) == 2 else ""
-                says.append(f"{rule.metric} is {figure['value']:.3f}{shown}; {rule} must hold")
-        return says, broken
-
-    def _loss(self, of: Window, judged: Judged, signature: Signature) -> dict[str, Any]:
-        """Return the window's loss, standardised against the proof of its version, and the evidence up to here."""
-        from mainspring.loop.outcomes import loss_metric, losses
-        from mainspring.registry.models import get_version
-        from mainspring.stats.sequential import SLACK, cusum, cusum_limit
-
-        assert of.version is not None
-        name = loss_metric(signature.task)
-        expected = get_version(self.ws, self.spec.name, self.model.name, of.version).metrics.get(name)
-        reference, _ = self._reference(of.version)
-        rows = losses(signature.task, judged, signature.classes)
-        spread = float(rows.std(ddof=1)) if len(rows) > 1 else 0.0
-        if expected is None or reference is None or spread == 0:
-            return {}
-        proven_on = max(1, reference.score.sketch.rows)
-        z = (float(rows.mean()) - expected) / (spread / math.sqrt(len(rows)))
-        # The proof itself was a sample; its error is the same in every window and must not add up as evidence.
-        slack = SLACK + 2 * math.sqrt(len(rows) / proven_on)
-        facts: dict[str, Any] = {
-            "z": z,
-            "slack": slack,
-            "loss": float(rows.mean()),
-            "loss_expected": expected,
-            "loss_name": name,
-        }
-        same = [
-            w for w in self.known["performance"] if w.version == of.version and "z" in w.result and w.start < of.start
-        ]
-        pairs = [(w.result["z"], w.result["slack"]) for w in same] + [(z, slack)]
-        limit = cusum_limit(max(100.0, 1 / max(self._false_alarms(), 1e-9)))
-        found = cusum([p[0] for p in pairs], limit=limit, slack=[p[1] for p in pairs])
-        onset = [*same, of][found.onset].start.isoformat() if found.onset is not None else None
-        matters = bool(rows.mean() > expected * (1 + LOSS_EFFECT))
-        return facts | {"cusum": found.value, "cusum_limit": limit, "cusum_onset": onset,
-                        "cusum_over": found.is_over and matters}  # fmt: skip
 
     def _reference(self, version: int) -> tuple[Reference | None, Signature | None]:
         """Return what a version knew when it was made, and what it takes and gives."""
@@ -427,19 +256,6 @@ class _Look:
     def _add(self, window: Window) -> None:
         self.known[window.monitor].append(window)
         self.new.append(window)
-
-    def _store(self) -> None:
-        table, now = monitor_windows, self.ws.clock.now()
-        with self.ws.change(self.spec.name) as change:
-            for w in self.new:
-                change.execute(table.delete().where(
-                    table.c.project == self.spec.name, table.c.model == self.model.name,
-                    table.c.monitor == w.monitor, table.c.start == w.start,
-                ))  # fmt: skip
-                change.execute(table.insert().values(
-                    project=self.spec.name, model=self.model.name, monitor=w.monitor, start=w.start, end=w.end,
-                    rows=w.rows, state=w.state, result=w.result, computed_at=now,
-                ))  # fmt: skip
 
     # --- telling ---------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,8 @@ def cusum(z: Sequence[float], *, limit: float, slack: Sequence[float] | float = 
     for i, item in enumerate(z):
         if math.isnan(item):
             continue
-        value = max(0.0, value + item - (slack if isinstance(slack, float) else slack[i]))
+        # Bounded above too, so that a long illness does not outlive its cure by as long again.
+        value = min(2 * limit, max(0.0, value + item - (slack if isinstance(slack, float) else slack[i])))
         onset = None if value == 0 else i if onset is None else onset
     return Cusum(value, limit, onset)
 
