@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-_INSTANT = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)?)?")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
 _ID = re.compile(r"\b(?:[0-9a-f]{8}-[0-9a-f-]{27}(?:\.\d+)?|(?:sha256:)?[0-9a-f]{12,64})\b")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 

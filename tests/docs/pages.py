@@ -9,6 +9,7 @@ A block is run unless it is the output of the one before. Directives are HTML co
     <!-- exit: 1 -->           the next shell block ends with this code
     <!-- background -->        the next shell block keeps running until the page ends
     <!-- drawing -->           the next text block is a picture, and nobody's output
+    <!-- clock: INSTANT -->    from here on the page's clock stands there
     <!-- run ... -->           shell lines that are run and not shown
 """
 
@@ -23,7 +24,7 @@ SHELL = ("sh", "bash", "console")
 OUTPUT = ("text", "json")
 _FENCE = re.compile(r"^```(\S*)\s*$")
 _DIRECTIVE = re.compile(r"^<!-- ([a-z]+)(?:: (.*?))? -->$")
-_FLAGS = ("setup", "needs", "slow", "file", "append", "exit", "background", "drawing")
+_FLAGS = ("setup", "needs", "slow", "file", "append", "exit", "background", "drawing", "clock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,10 @@ def read_page(path: Path) -> Page:
         elif directive := _DIRECTIVE.match(line):
             name, value = directive.group(1), directive.group(2) or ""
             assert name in _FLAGS, f"{path.name}:{start + 1}: unknown directive {name!r}"
-            (page if name in ("setup", "needs", "slow") else waiting)[name] = value
+            if name == "clock":
+                blocks.append(Block(name, value, start + 1))
+            else:
+                (page if name in ("setup", "needs", "slow") else waiting)[name] = value
     return Page(path, tuple(blocks), page)
 
 

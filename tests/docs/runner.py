@@ -75,6 +75,8 @@ class Runner:
             self._python(block)
         elif block.language == "toml":
             self._toml(block)
+        elif block.language == "clock":
+            (self.folder / ".clock").write_text(block.text, encoding="utf-8")
         elif block.language in ("yaml", "yml"):
             yaml.safe_load(block.text)
         elif block.language == "diff":
@@ -184,8 +186,8 @@ class Runner:
 
     def _environment(self) -> dict[str, str]:
         known = {name: value for name, value in os.environ.items() if not name.startswith("MAINSPRING_")}
-        folder = str(Path(sys.executable).parent)
-        return known | {
+        folder, clock = str(Path(sys.executable).parent), self.folder / ".clock"
+        return known | ({"MAINSPRING_CLOCK": str(clock)} if clock.exists() else {}) | {
             "PATH": f"{self.folder / '.bin'}:{folder}:{known.get('PATH', '')}", "HOME": str(self.folder), "TERM": "dumb", "COLUMNS": "120",
         }  # fmt: skip
 
