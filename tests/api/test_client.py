@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 
 from mainspring.api.client import Client, HttpClient, LocalClient, connect, declared_name, store_token
-from mainspring.api.server import login_link, make_app
+from mainspring.api.server import make_app
 from mainspring.core.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from mainspring.core.settings import load_settings
 from mainspring.governance import tokens
@@ -102,7 +102,7 @@ class LocalClientClosing(LocalClient):
 
 def test_a_login_link_is_used_and_its_token_kept_for_the_user_alone(ws: Workspace, url: str, tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path / "user")}
-    place, _, code = login_link(ws, url).partition("/login#")
+    place, _, code = tokens.login_link(ws, url).partition("/login#")
     path = store_token(place, HttpClient(place, "").login(code)["token"], environment)
     assert path.stat().st_mode & 0o077 == 0
     assert connect(tmp_path, url=url, environment=environment).call("system.whoami")["role"] == "admin"

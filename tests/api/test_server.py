@@ -7,7 +7,7 @@ import pytest
 from api.asgi import ask
 from mainspring.api import auth, operations
 from mainspring.api.auth import Gate
-from mainspring.api.server import Route, check_bind, login_link, make_app, openapi, route_table
+from mainspring.api.server import Route, check_bind, make_app, openapi, route_table
 from mainspring.core.clock import FixedClock
 from mainspring.core.errors import Invalid, Refused
 from mainspring.governance import tokens
@@ -159,7 +159,7 @@ def test_a_revoked_token_stops_at_once(app: Gate, admin: str, local_workspace: W
 
 
 def test_a_login_link_gives_one_token_once(app: Gate, local_workspace: Workspace, clock: FixedClock) -> None:
-    place, _, code = login_link(local_workspace, "http://127.0.0.1:8000").partition("#")
+    place, _, code = tokens.login_link(local_workspace, "http://127.0.0.1:8000").partition("#")
     page = ask(app, "GET", place.removeprefix("http://127.0.0.1:8000"))
     assert page.status == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -167,7 +167,7 @@ def test_a_login_link_gives_one_token_once(app: Gate, local_workspace: Workspace
     assert first.status == 200
     assert ask(app, "GET", "/api/v1/system/whoami", token=first.json["token"]).json["role"] == "admin"
     assert ask(app, "POST", "/api/v1/login", body={"code": code}).status == 403
-    late = login_link(local_workspace, "http://127.0.0.1:8000").partition("#")[2]
+    late = tokens.login_link(local_workspace, "http://127.0.0.1:8000").partition("#")[2]
     clock.advance(timedelta(hours=2))
     assert ask(app, "POST", "/api/v1/login", body={"code": late}).status == 403
 

@@ -22,9 +22,9 @@ def create_project(
     time: str | None,
 ) -> list[Path]:
     """Write a project that runs on the first try; see `project.template.create_project`."""
-    from mainspring.project import template
+    from mainspring.project.template import create_project as create
 
-    return template.create_project(directory, name=name, data=data, target=target, columns=columns, time=time)
+    return create(directory, name=name, data=data, target=target, columns=columns, time=time)
 
 
 def serve_project(directory: Path, project: str, *, host: str = "", port: int = 0, model: str = "") -> None:

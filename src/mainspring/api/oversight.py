@@ -108,9 +108,7 @@ def system_doctor(ws: Workspace, deep: bool = False) -> Checkup:
 @operation("system.login_link", "tokens.write", "local")
 def system_login_link(ws: Workspace, url: str, role: str = "admin", lifetime: str = "1h") -> str:
     """Make a link that gives one token, once."""
-    from mainspring.api.server import login_link
-
-    return login_link(ws, url, role=role, lifetime=lifetime)
+    return tokens.login_link(ws, url, role=role, lifetime=lifetime)
 
 
 @operation("system.whoami", "system.read", "read")

@@ -21,7 +21,6 @@ from mainspring.api.operations import OPERATIONS
 from mainspring.api.spec import Operation
 from mainspring.core.errors import Forbidden, Invalid, MainspringError, Refused
 from mainspring.governance import tokens
-from mainspring.governance.access import EVERYWHERE
 from mainspring.store.workspace import Workspace
 
 Handler = Callable[[Scope, Send], Awaitable[None]]
@@ -256,9 +255,3 @@ async def _lifespan(receive: Any, send: Send) -> None:
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
-
-
-def login_link(ws: Workspace, url: str, *, role: str = "admin", lifetime: str = "1h") -> str:
-    """Return a link that gives one token, once; what stands after its `#` is never sent to a server's log."""
-    issued = tokens.issue(ws, ws.actor, role, projects=(EVERYWHERE,), expires_in=lifetime, kind="login")
-    return f"{url.rstrip('/')}/login#{issued.token}"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mainspring.api.client import error_kind
-from mainspring.api.server import check_bind, login_link, make_app
+from mainspring.api.server import check_bind, make_app
 from mainspring.api.worker import Worker, command, spawner, tick_safely
 from mainspring.core.errors import Conflict, Unavailable
 from mainspring.governance import tokens
@@ -224,7 +224,7 @@ def _greet(ws: Workspace, url: str, plane: DataPlaneChild, say: Say) -> None:
     say(f"data plane     http://127.0.0.1:{plane.port}   (predictions, /docs, /metrics)")
     if not tokens.list_tokens(ws, limit=1):
         say("first start: this link gives one admin token, once, within an hour")
-        say(f"  {login_link(ws, url)}")
+        say(f"  {tokens.login_link(ws, url)}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

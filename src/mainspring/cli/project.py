@@ -148,7 +148,9 @@ def demo(
     if where.as_json:
         print_json(done)
         return
-    typer.echo(f"\n{done.seconds:.0f} s. Look around: mainspring -C {directory} models list, alerts list, audit verify")
+    typer.echo(
+        f"\n{done['seconds']:.0f} s. Look around: mainspring -C {directory} models list, alerts list, audit verify"
+    )
     typer.echo(f"Keep it running, with its API and endpoint: make up, or mainspring -C {directory} up")
 
 

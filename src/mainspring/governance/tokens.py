@@ -20,7 +20,6 @@ from mainspring.governance.access import EVERYWHERE, INSTALLATION, Actor, Role, 
 from mainspring.store.tables import tokens
 from mainspring.store.workspace import Workspace
 
-CODE_LIFETIME = timedelta(hours=1)
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghijkmnopqrstvwxyz"
 _TOUCH = timedelta(minutes=1)
 
@@ -112,6 +111,12 @@ def authenticate(ws: Workspace, text: str) -> Actor | None:
         with suppress(Unavailable), ws.database.write() as connection:
             connection.execute(tokens.update().where(tokens.c.id == row.id).values(last_used_at=now))
     return Actor(row.actor, row.role, row.projects)
+
+
+def login_link(ws: Workspace, url: str, *, role: str = "admin", lifetime: str = "1h") -> str:
+    """Return a link that gives one token, once; what stands after its `#` is never sent to a server's log."""
+    issued = issue(ws, ws.actor, role, expires_in=lifetime, kind="login")
+    return f"{url.rstrip('/')}/login#{issued.token}"
 
 
 def exchange(ws: Workspace, code: str, *, expires_in: str = "30d") -> IssuedToken:
