@@ -4,7 +4,7 @@ import mainspring as ms
 
 churn = ms.Project("churn", owner="retention", oncall="#retention-oncall")
 
-# customers ----------------------------------------------------------------------------------------------------------
+# customers -----------------------------------------------------------------------------------------------------------
 
 customers = churn.dataset("data/customers.csv.gz", key="customerID")
 
@@ -21,7 +21,7 @@ customers.expect(
     ms.check.stable("MonthlyCharges", psi=0.2),  # a currency mix-up moves this long before it moves a metric
 )
 
-# features: of the request alone, so training and the endpoint compute them with the same function ---------------------
+# features: of the request alone, so training and the endpoint compute them with the same function --------------------
 
 
 @churn.feature
@@ -41,7 +41,7 @@ def is_new(request):
     return request.tenure < 6
 
 
-# model --------------------------------------------------------------------------------------------------------------
+# model ---------------------------------------------------------------------------------------------------------------
 
 
 @churn.model(
@@ -65,7 +65,7 @@ def leaver(X, y, C=0.3):
     return make_pipeline(encode, LogisticRegression(C=C, max_iter=2_000)).fit(X, y)
 
 
-# proof, then a second pair of eyes, then production -------------------------------------------------------------------
+# proof, then a second pair of eyes, then production ------------------------------------------------------------------
 
 leaver.must(
     ms.gate.beats_baseline(by=0.25, baseline="majority"),

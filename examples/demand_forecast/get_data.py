@@ -1,4 +1,4 @@
-"""Make tonight's two deliveries from the public bike sharing data set: python get_data.py FOLDER [FIRST_DAY_TO_FORECAST]."""
+"""Make tonight's two deliveries from the public bike sharing data set: python get_data.py FOLDER [FIRST_DAY]."""
 
 import os
 import sys

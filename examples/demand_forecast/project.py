@@ -4,7 +4,7 @@ import mainspring as ms
 
 demand = ms.Project("demand_forecast", owner="fleet", oncall="#fleet-oncall")
 
-# Two deliveries a night: what happened, and the calendar and weather forecast of the seven days to come. -----------------
+# Two deliveries a night: what happened, and the calendar and weather forecast of the seven days to come. -------------
 
 rides = demand.dataset("data/rides.csv", key="at", time="at", schedule="0 2 * * *", zone="America/New_York")
 next_week = demand.dataset("data/next_week.csv", key="at", time="at", schedule="0 2 * * *", zone="America/New_York")
@@ -13,7 +13,7 @@ rides.expect(ms.check.unique("at"), ms.check.not_null("at", "cnt"), ms.check.bet
 next_week.expect(ms.check.unique("at"), ms.check.rows(at_least=24 * 7, at_most=24 * 7))
 
 # The past, as of each hour. A window of 7 days covers [t - 7 days, t) and never t itself. A week ahead is forecast, so
-# nothing younger than a week may be used: each figure below is known for every hour of next week, tonight. ---------------
+# nothing younger than a week may be used: each figure below is known for every hour of next week, tonight. -----------
 
 
 @demand.feature(entity="city", window="7d")
@@ -57,7 +57,7 @@ def feels_wet(request):
     return request.hum * (request.weathersit > 2)
 
 
-# model ------------------------------------------------------------------------------------------------------------------
+# model ---------------------------------------------------------------------------------------------------------------
 
 calendar = rides[["hr", "weekday", "workingday", "holiday", "mnth"]]
 weather = rides[["weathersit", "temp", "hum", "windspeed"]]
@@ -97,7 +97,7 @@ hourly.must(
     ms.gate.not_worse_than_live(margin=3),
 )
 
-# Every night at three, after the deliveries. The table's address holds a password, so only its name stands here. ----------
+# Every night at three, after the deliveries. The table's address holds a password, so only its name stands here. -----
 
 hourly.batch(to="scores/next_week.parquet", of=next_week, schedule="0 3 * * *", zone="America/New_York")
 hourly.batch(to="secret://env/FORECAST_DATABASE#next_week", of=next_week, schedule="5 3 * * *", zone="America/New_York")

@@ -21,7 +21,7 @@ def test_next_week_is_forecast_every_night_to_a_file_and_a_table_by_what_was_kno
     demand = example("demand_forecast")
     demand.script("get_data.py", str(data_dir), "2012-12-10")
 
-    # What looks back over a window is computed in batch: an endpoint is refused on its own line, not left without effect.
+    # What looks back over a window is computed in batch: an endpoint is refused on its line, not left without effect.
     declared = (demand.folder / "project.py").read_text()
     (demand.folder / "project.py").write_text(declared + "hourly.serve()\n")
     refused = demand.ask("plan", code=2)["refusals"]

@@ -1,4 +1,4 @@
-"""Tickets: every Monday the model learns from one more week, by itself, and only a version that is no worse goes live."""
+"""Tickets: every Monday the model learns from one more week, by itself, and a version that is no worse goes live."""
 
 from __future__ import annotations
 
