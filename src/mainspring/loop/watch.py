@@ -177,7 +177,7 @@ class _Look:
     def _judge_drift(
         self, reference: Reference, start: datetime, version: int, counts: dict[str, Any], rows: int
     ) -> tuple[str, dict[str, Any]]:
-        from mainspring.monitoring.monitors import break_rule, find_drift, persistent
+        from mainspring.monitoring.monitors import Drift, break_rule, find_drift, persistent
 
         watch = self.watch
         before = [
@@ -189,7 +189,10 @@ class _Look:
                 return "too-few", {}
             broken = break_rule(reference, counts, watch.drift, every=watch.every)
             says = [sentence for _, _, sentence in broken]
-            return "alarm" if says else "ok", {"says": says, "found": [name for name, _, _ in broken]}
+            # The owner's own rule: it matters as it is written, so healing hears of it with its full weight.
+            kind = watch.drift.metric if watch.drift.metric in ("missing", "unseen") else "shift"
+            drifts = [Drift(name, kind, value, 1.0, 0.0, 1).to_json() for name, value, _ in broken]
+            return "alarm" if says else "ok", {"says": says, "found": [name for name, _, _ in broken], "kept": drifts}
         counted = [w.result["counts"] for w in before] + [counts]
         if sum(w.rows for w in before) + rows < watch.min_rows:
             return "too-few", {}
