@@ -12,7 +12,7 @@ import polars as pl
 from mainspring.core.units import Condition
 from mainspring.monitoring.reference import Known, Reference
 from mainspring.stats.drift import Distance, benjamini_hochberg, cauchy_combination, compare
-from mainspring.stats.sketch import Sketch, sketch
+from mainspring.stats.sketch import sketch
 
 DRIFT_MEASURES = {
     "psi": "population stability index over ten bins; 0 is no change",
@@ -233,10 +233,9 @@ def _distance(
     known: Known, windows: Sequence[Mapping[str, Any]], every: timedelta, end: datetime | None = None
 ) -> Distance:
     """Return the distance of the windows' sum from the reference, or from its hours of the day up to `end`."""
-    current: Sketch = known.sketch.counted(windows[0])
-    for counts in windows[1:]:
-        current = current.merged(known.sketch.counted(counts))
     length = every * len(windows)
     season, season_missing = known.season_of(length.total_seconds())
     before = known.at(end - length, end) if end is not None else None
-    return compare(known.sketch, current, before=before, season=season, season_missing=season_missing)
+    return compare(
+        known.sketch, known.sketch.counted(windows), before=before, season=season, season_missing=season_missing
+    )

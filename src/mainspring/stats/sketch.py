@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -53,11 +53,14 @@ class Sketch:
             self, counts=self.counts + other.counts, nulls=self.nulls + other.nulls, unseen=self.unseen + other.unseen
         )
 
-    def counted(self, counts: Mapping[str, Any]) -> Sketch:
-        """Return these bins with the counts that `counts_json` wrote."""
-        full = np.zeros(len(self.counts), np.int64)
-        full[np.array(counts["bins"], np.int64)] = counts["counts"]
-        return replace(self, counts=full, nulls=counts["nulls"], unseen=counts["unseen"])
+    def counted(self, windows: Iterable[Mapping[str, Any]]) -> Sketch:
+        """Return these bins with the sum of what `counts_json` wrote of some windows."""
+        full, nulls, unseen = np.zeros(len(self.counts), np.int64), 0, 0
+        for counts in windows:
+            full[counts["bins"]] += counts["counts"]
+            nulls += counts["nulls"]
+            unseen += counts["unseen"]
+        return replace(self, counts=full, nulls=nulls, unseen=unseen)
 
     def counts_json(self) -> dict[str, Any]:
         """Return the counts alone, without empty bins."""
