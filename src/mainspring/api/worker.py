@@ -152,8 +152,15 @@ def _subject(cause: str) -> str:
     return "dataset:*" if cause == "new_data" else "*"
 
 
-def carry_out(ws: Workspace, *, on_event: Callable[[Any], None] | None = None) -> list[RunResult]:
+def carry_out(
+    ws: Workspace, *, on_event: Callable[[Any], None] | None = None, say: Callable[[str], None] = lambda text: None
+) -> list[RunResult]:
     """Run what waits in the declared project, then look at its monitors and heal; this is the child's work.
+
+    Args:
+        ws: The workspace.
+        on_event: Hears of the progress of runs.
+        say: Told in a sentence what is wrong with a live version and what was done about it.
 
     Raises:
         NotFound: there is no project file.
@@ -185,14 +192,25 @@ def carry_out(ws: Workspace, *, on_event: Callable[[Any], None] | None = None) -
             )
     for model in spec.models.values():
         if model.watch is not None:
-            from mainspring.loop.heal import heal
-            from mainspring.loop.watch import watch_once
-
-            heal(ws, spec, model.name, watch_once(ws, spec, model.name))
+            _look(ws, spec, model.name, say)
     from mainspring.tracking.runs import Runs
 
     Runs(ws).mirror_registry()
     return done
+
+
+def _look(ws: Workspace, spec: ProjectSpec, model: str, say: Callable[[str], None]) -> None:
+    from mainspring.loop.heal import heal
+    from mainspring.loop.watch import watch_once
+
+    report = watch_once(ws, spec, model)
+    for alarm in report.alarms:
+        say(f"{model}: {alarm}")
+    done = heal(ws, spec, model, report)
+    if done.action != "wait":
+        say(f"{model}: {done.action}, because {'; '.join(done.reasons)}: {done.outcome}")
+    elif report.alarms and done.reasons:
+        say(f"{model}: waits, because {done.reasons[0]}")
 
 
 def pipelines_of(ws: Workspace, spec: ProjectSpec) -> Iterator[Pipeline]:

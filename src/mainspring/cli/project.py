@@ -117,9 +117,9 @@ def worker(
         return
     from mainspring.api.worker import carry_out
 
-    done = carry_out(ws, on_event=None if where.as_json else render.Progress())
+    done = carry_out(ws) if where.as_json else carry_out(ws, on_event=render.Progress(), say=_say)
     summary = [{"run_id": result.run_id, "status": result.status} for result in done]
-    where.show(summary, render.columns("run_id", "status"))
+    where.show(summary, lambda runs: render.columns("run_id", "status")(runs) if runs else "no run was waiting")
 
 
 def score(
