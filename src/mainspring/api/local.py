@@ -42,6 +42,8 @@ def serve_project(directory: Path, project: str, *, host: str = "", port: int = 
         released = [
             path.name for path in (settings.home / "serving").glob("*") if path.name != "bundles" and path.is_dir()
         ]
+        if not released:
+            raise NotFound(f"nothing was released in {settings.directory}", hint="mainspring run, or -C DIR")
         if len(released) != 1:
             raise NotFound(f"{len(released)} projects were released here", hint="say which with --project")
         project = released[0]
