@@ -29,6 +29,10 @@ class Place:
         self.environment: dict[str, str] = {}
         self._mainspring = mainspring
 
+    def within(self, name: str) -> Place:
+        """Return the place of a folder inside this one."""
+        return Place(self.folder / name, self._mainspring)
+
     def script(self, name: str, *arguments: str) -> str:
         """Run a script of the folder and return what it prints."""
         return subprocess.run(

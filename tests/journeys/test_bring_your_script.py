@@ -57,7 +57,7 @@ def test_a_script_becomes_a_tracked_registered_served_model_with_five_added_line
     run = place.ask("runs", "show", trained["run_id"])
     assert run["status"] == "SUCCEEDED"
     assert [row["version"]["version"] for row in place.ask("models", "list")] == [1]
-    assert "roc_auc" in place.say("models", "card", "train@1")
+    assert "train, version 1" in place.say("models", "card", "train@1")
 
     asked = next(block.text for block in page.blocks if block.text.startswith("curl"))
     rows = json.loads(shlex.split(asked)[-1])["instances"]

@@ -47,13 +47,13 @@ def test_a_change_of_fraud_is_noticed_and_healed_through_the_same_gates(example:
 
         # A day later outcomes confirm it. There is nothing to learn the new fraud from yet, so nothing is trained.
         live_through(fraud, endpoint, 25)
-        fraud.ask("worker", "--once")
+        assert "scorer: waits, because" in fraud.say("worker", "--once")
         assert any("roc_auc" in alert["title"] for alert in fraud.ask("alerts", "list"))
         assert len(fraud.ask("runs", "list")) == 1
 
         for day in (26, 27):
             _, last = live_through(fraud, endpoint, day)
-        fraud.ask("worker", "--once")
+        assert "scorer: retrain, because" in fraud.say("worker", "--once")
         runs = fraud.ask("runs", "list")
         assert [run["trigger"] for run in runs] == ["heal", "manual"]
         endpoint.wait_until(lambda: endpoint.version_of("scorer") == "2")
