@@ -298,16 +298,20 @@ class _Look:
         """Return the drift's window as it is to be told, and why it is no alarm where it is none.
 
         Outcomes outweigh inputs: a drift since which the answers have proven good is news and no alarm. Nor is one
-        that was there before the version: its gates were passed on rows that had it.
+        that was there before the version: its gates were passed on rows that had it. A broken feed always is.
         """
+        from mainspring.monitoring.monitors import Drift
+
         if drift.state != "alarm":
             return drift, "the model hardly uses it"
+        kept = [Drift(**d) for d in drift.result.get("kept", ())]
+        if any(d.is_broken and d.pages for d in kept):
+            return drift, ""
         if performance is not None and performance.state == "ok" and onset is not None and performance.start >= onset:
             return replace(drift, state="info"), "the outcomes since then are good"
         before = [w for w in self.known["drift"] if w.version != drift.version and w.state in JUDGED]
         inherited = set(before[-1].result.get("found", ())) if before else set()
-        new = [d for d in drift.result.get("kept", ()) if f"{d['column']}/{d['kind']}" not in inherited]
-        if drift.result.get("kept") and not new:
+        if kept and all(d.name in inherited for d in kept if d.pages):
             return replace(drift, state="info"), "it was there when this version was proven"
         return drift, ""
 

@@ -218,10 +218,13 @@ def _tested(
         return []
     weight = 1.0 if name == SCORE else reference.weight(name)
     found = []
-    for kind, effect in (("shift", "excess"), ("missing", "missing"), ("unseen", "unseen")):
+    # What is over must not alarm for as long as the longest length remembers it.
+    recent_of = next((item for item in reversed(measured) if item[0] <= SCALES[1]), measured[0])
+    for kind, field in (("shift", "excess"), ("missing", "missing"), ("unseen", "unseen")):
         best = min(measured, key=lambda item: float(getattr(item[1], f"p_{kind}")))
         p = cauchy_combination([getattr(distance, f"p_{kind}") for _, distance in measured])
-        found.append(Drift(name, kind, float(getattr(best[1], effect)), weight, p, best[0]))
+        effect = min((float(getattr(item[1], field)) for item in (best, recent_of)), key=abs)
+        found.append(Drift(name, kind, effect, weight, p, best[0]))
     return found
 
 
