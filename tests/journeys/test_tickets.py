@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import polars as pl
+
 from .conftest import Place
 
 ASKED = {"text": "I lost my card on the train this morning"}
@@ -17,10 +19,17 @@ def test_the_weekly_schedule_learns_from_new_tickets_and_the_endpoint_follows(
 ) -> None:
     tickets = example("tickets")
     tickets.script("get_data.py", str(data_dir), "1")
+    with (tickets.folder / "data" / "questions.csv").open("a") as questions:
+        questions.write("hi,card_arrival\nhi,card_arrival\n")
     tickets.set_clock("2026-03-06T12:00:00Z")  # a Friday
     first = tickets.ask("run")
     assert (first["outcome"], first["live_version"]) == ("released", 1)
     assert first["metrics"]["macro_f1"] > 0.8
+    # What teaches nothing is set aside with the reason, and the run says where.
+    aside = Path(next(note for note in first["notes"] if "were set aside" in note).rpartition(" in ")[2])
+    rows = pl.read_parquet(aside / "*.parquet").filter(pl.col("text") == "hi")
+    assert rows.height == 2
+    assert rows["broken_checks"].str.contains("matches").all()
     # What cannot be translated faithfully keeps its own safe format, and the run says so.
     assert any("TfidfVectorizer" in note for note in first["notes"])
     assert next(v for v in first["verdicts"] if v["gate"] == "parity")["facts"]["format"] == "skops"
