@@ -235,7 +235,9 @@ def _join_labels(
         before = spine.height
         spine = spine.filter(pl.col(dataset.time) <= as_of - labels.matures)
         if immature := before - spine.height:
-            notes.append(f"{immature} rows are younger than {human_duration(labels.matures)} and wait for their outcome")
+            notes.append(
+                f"{immature} rows are younger than {human_duration(labels.matures)} and wait for their outcome"
+            )
     joined = spine.join(last, on=labels.key, how="left", maintain_order="left")
     return joined.with_columns(pl.col(TARGET).fill_null(labels.absent)) if labels.absent is not None else joined
 
