@@ -223,7 +223,8 @@ def _tested(
     for kind, field in (("shift", "excess"), ("missing", "missing"), ("unseen", "unseen")):
         best = min(measured, key=lambda item: float(getattr(item[1], f"p_{kind}")))
         p = cauchy_combination([getattr(distance, f"p_{kind}") for _, distance in measured])
-        effect = min((float(getattr(item[1], field)) for item in (best, recent_of)), key=abs)
+        judged_by = (best, recent_of) if best[0] > SCALES[1] else (best,)
+        effect = min((float(getattr(item[1], field)) for item in judged_by), key=abs)
         found.append(Drift(name, kind, effect, weight, p, best[0]))
     return found
 
