@@ -138,7 +138,8 @@ class _Training:
 
     def ingest(self, ctx: StepContext) -> Outputs:
         """Bring every dataset up to date, each under its contract."""
-        from mainspring.data.datasets import ingest
+        from mainspring.data.datasets import ingest, table_path
+        from mainspring.data.quarantine import FOLDER
         from mainspring.data.retention import apply_retention
         from mainspring.tracking.runs import Runs
 
@@ -154,7 +155,8 @@ class _Training:
             ctx.kill_point()
             found[name] = {"version": version.version, "digest": version.digest, "rows": version.rows}
             if result.quarantined:
-                notes.append(f"{result.quarantined} bad rows of {name} were set aside: mainspring data show {name}")
+                aside = table_path(ctx.ws, self.spec.name, name) / FOLDER
+                notes.append(f"{result.quarantined} bad rows of {name} were set aside, with the reasons, in {aside}")
         return {"datasets": found, "notes": notes}
 
     def features_key(self, ctx: StepContext) -> dict[str, str]:
