@@ -36,7 +36,7 @@ class Place:
     def script(self, name: str, *arguments: str) -> str:
         """Run a script of the folder and return what it prints."""
         return subprocess.run(
-            [sys.executable, name, *arguments], cwd=self.folder, capture_output=True, text=True, check=True, timeout=60
+            [sys.executable, name, *arguments], cwd=self.folder, capture_output=True, text=True, check=True, timeout=120
         ).stdout
 
     def say(self, *arguments: str, code: int = 0, **environment: str) -> str:
@@ -109,10 +109,10 @@ class Endpoint:
         return answer
 
     def wait_until(self, holds: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + 90
         while not holds():
             assert process is None or process.poll() is None, "the endpoint ended"
-            assert time.monotonic() < ends, "the endpoint did not come so far in 30 s"
+            assert time.monotonic() < ends, "the endpoint did not come so far in 90 s"
             time.sleep(0.05)
 
     def version_of(self, model: str) -> str:
@@ -120,7 +120,7 @@ class Endpoint:
         return str(self.get(f"/v1/models/{model}")[1]["model_version_status"][0]["version"])
 
     def _send(self, method: str, path: str, body: str | None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, {"content-type": "application/json"} if body else {})
             answer = connection.getresponse()
