@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
-_ID = re.compile(r"\b(?:[0-9a-f]{8}-[0-9a-f-]{27}(?:\.\d+)?|(?:sha256:)?[0-9a-f]{12,64})\b")
-_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
+_ID = re.compile(r"\b(?:[0-9a-f]{8}-[0-9a-f-]{27}(?:\.\d+)?|(?:sha256:)?(?=[0-9]*[a-f])[0-9a-f]{12,64})\b")
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 def plain(line: str) -> str:

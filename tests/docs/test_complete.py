@@ -139,7 +139,11 @@ def test_every_reading_option_and_healing_action_is_in_the_reference() -> None:
 def test_every_check_and_gate_is_in_the_reference_with_its_options(page: str, module: Any) -> None:
     record = "Check" if page == "checks" else "Gate"
     for name, function in vars(module).items():
-        if inspect.isfunction(function) and not name.startswith("_") and function.__annotations__.get("return") == record:
+        if (
+            inspect.isfunction(function)
+            and not name.startswith("_")
+            and function.__annotations__.get("return") == record
+        ):
             entry = re.search(rf"`{name}\(([^`]*)\)`", _reference(page))
             assert entry is not None, f"{page}: {name}"
             shown = [part.partition("=")[0].strip("* ") for part in entry[1].split(",") if part]
