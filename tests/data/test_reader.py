@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainspring.core.errors import Invalid
+from mainspring.core.errors import Invalid, MainspringError
 from mainspring.data.reader import ReadOptions, TableReport, inspect_table, read_table
 
 
@@ -300,3 +300,24 @@ def test_what_the_csv_module_writes_is_read_back(
 ))  # fmt: skip
 def test_reading_options_survive_json(options: ReadOptions) -> None:
     assert ReadOptions.from_json(options.to_json()) == options
+
+
+_soup = st.lists(st.sampled_from([
+    "1", "-2,5", "1.234", "x", '"', '""', ",", ";", "\t", "|", "\n", "\r\n", "\r", "é", "NA", "?", " ", "01/02/2024", "2024-02-30",
+    "12:30", "inf", "true", "{", "}", "[", "]", '"a": ', "null", "\x00", "<html>", "1e999", "9" * 30, "\u2028", "%", "€",
+]), max_size=40).map("".join)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@given(content=st.binary(max_size=200) | _soup.map(str.encode) | _soup.map(lambda s: s.encode("utf-16")),
+       name=st.sampled_from(["t.csv", "t.json", "t.tsv.gz", "t"]))  # fmt: skip
+def test_any_bytes_give_a_table_or_one_of_our_errors(content: bytes, name: str, tmp_path_factory: Any) -> None:
+    file = tmp_path_factory.getbasetemp() / f"soup-{name}"
+    file.write_bytes(content)
+    try:
+        report = inspect_table(file)
+    except MainspringError as error:
+        assert error.hint
+    else:
+        assert report.frame.height > 0
+        assert ReadOptions.from_json(report.options.to_json()) == report.options

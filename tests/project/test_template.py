@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mainspring import load_project
 from mainspring.core.errors import Conflict, Invalid, MainspringError, NotFound
 from mainspring.data.frames import canonical, to_pandas
 from mainspring.evaluation.metrics import better_by, compute_metrics
 from mainspring.loop.fitting import outcomes, split_of
 from mainspring.loop.table import build, resolve_task
-from mainspring import load_project
 from mainspring.project.recipes import Columns, load, recipes
 from mainspring.project.template import create_project
 from mainspring.training.trainer import fit_model, predict_scores
@@ -57,7 +57,9 @@ def test_an_unedited_project_is_no_worse_than_defaults_on_the_same_rows(
     name: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case = CASES[name]
-    create_project(tmp_path / name, name=name, data=data_dir / case.file, target=case.target, columns=case.columns or None)
+    create_project(
+        tmp_path / name, name=name, data=data_dir / case.file, target=case.target, columns=case.columns or None
+    )
     source = (tmp_path / name / "project.py").read_text()
     for text in case.says:
         assert text in source
@@ -130,7 +132,14 @@ def _table(rows: int = 300) -> pl.DataFrame:
 def test_without_a_file_an_example_is_written_that_runs(tmp_path: Path) -> None:
     written = create_project(tmp_path / "shop", name="shop")
     names = {path.relative_to(tmp_path / "shop").as_posix() for path in written}
-    assert names == {"project.py", "mainspring.toml", "tests/test_project.py", ".gitignore", "README.md", "customers.csv"}
+    assert names == {
+        "project.py",
+        "mainspring.toml",
+        "tests/test_project.py",
+        ".gitignore",
+        "README.md",
+        "customers.csv",
+    }
     assert _measure(tmp_path / "shop")["project"] > 0.7
 
 
@@ -195,11 +204,19 @@ def test_columns_that_teach_nothing_or_too_much_are_left_out_with_the_reason(tmp
 
 
 def test_how_a_dirty_file_is_read_is_pinned_in_the_project(tmp_path: Path) -> None:
-    rows = "".join(f"{i:05d};{i % 7},{i % 10}5;{i % 28 + 1:02d}.03.2024;{'ja' if i % 3 else 'nein'}\n" for i in range(200))
+    rows = "".join(
+        f"{i:05d};{i % 7},{i % 10}5;{i % 28 + 1:02d}.03.2024;{'ja' if i % 3 else 'nein'}\n" for i in range(200)
+    )
     (tmp_path / "käufe.csv").write_bytes(f"Nr;Größe;Tag;gekauft\n{rows}".encode("cp1252"))
     create_project(tmp_path / "made", name="made", data=tmp_path / "käufe.csv", target="gekauft")
     source = (tmp_path / "made" / "project.py").read_text()
-    for option in ('"encoding": "cp1252"', '"separator": ";"', '"decimal": ","', '"dates": {"Tag": "dmy"}', '"Nr": "string"'):
+    for option in (
+        '"encoding": "cp1252"',
+        '"separator": ";"',
+        '"decimal": ","',
+        '"dates": {"Tag": "dmy"}',
+        '"Nr": "string"',
+    ):
         assert option in source
     (dataset,) = load_project(tmp_path / "made" / "project.py").datasets.values()
     assert dataset.dataset.source.read(None)["Größe"][1] == 1.15
@@ -209,7 +226,7 @@ def test_how_a_dirty_file_is_read_is_pinned_in_the_project(tmp_path: Path) -> No
     ("options", "error", "message"),
     [
         ({"target": None}, Invalid, "which column is to be predicted"),
-        ({"target": "lates"}, NotFound, 'no column \'lates\'; the nearest name is "late"'),
+        ({"target": "lates"}, NotFound, "no column 'lates'; the nearest name is \"late\""),
         ({"target": "order_id"}, Invalid, "too many for classes"),
         ({"target": "late", "time": "country"}, Invalid, "the time column 'country' holds words"),
         ({"target": "late", "name": "a b"}, Invalid, "project"),
@@ -233,7 +250,9 @@ def test_a_project_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_target_of_one_value_or_of_dates_is_refused(tmp_path: Path) -> None:
-    frame = _table().with_columns(same=pl.lit("x"), at=pl.lit(date(2024, 1, 1)) + pl.duration(days=pl.int_range(pl.len())))
+    frame = _table().with_columns(
+        same=pl.lit("x"), at=pl.lit(date(2024, 1, 1)) + pl.duration(days=pl.int_range(pl.len()))
+    )
     frame.write_csv(tmp_path / "orders.csv")
     for target, message in (("same", "1 different value: there is nothing"), ("at", "holds dates")):
         with pytest.raises(Invalid, match=message):

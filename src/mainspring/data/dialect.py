@@ -237,6 +237,8 @@ def read_records(data: bytes, options: ReadOptions) -> pl.DataFrame:
             f"the record that begins on line {line + 1} cannot be read: {error}",
             hint='a quote is opened and not closed; mend it, or read={"quote": ""} if quotes are ordinary characters',
         ) from None
+    if not height:
+        raise Invalid("the file holds nothing but blanks", hint="check the step that wrote it")
     names = [f"column_{index + 1}" for index in range(width)]
     try:
         frame = pl.read_csv(

@@ -12,7 +12,24 @@ from mainspring.core.errors import Invalid, NotFound, nearest
 from mainspring.core.schema import Label, Task
 from mainspring.project.recipes import Choice, Columns, choose
 
-_POSITIVE = ("1", "true", "yes", "y", "up", "positive", "spam", "fraud", "churn", "default", ">50k", "bad", "fail")
+_POSITIVE = (
+    "1",
+    "true",
+    "yes",
+    "y",
+    "ja",
+    "oui",
+    "si",
+    "up",
+    "positive",
+    "spam",
+    "fraud",
+    "churn",
+    "default",
+    ">50k",
+    "bad",
+    "fail",
+)
 _TIME_NAMES = ("at", "time", "timestamp", "ts", "datetime", "date", "day", "dteday")
 _PARTS = {"hour": 24, "weekday": 7, "month": 12}
 _MOST_CLASSES = 1000

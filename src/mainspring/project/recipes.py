@@ -146,8 +146,8 @@ def _plain(task: Task, columns: Columns) -> Recipe:
 def _two_views(task: Task, columns: Columns) -> Recipe:
     """Boosted trees twice, with categories as codes and as flags: each sees splits the other cannot."""
     settings = (
-        "n_estimators=500, learning_rate=0.05, num_leaves=20, subsample=0.8, subsample_freq=1,\n"
-        "    colsample_bytree=0.5, reg_lambda=5.0"
+        "n_estimators=800, learning_rate=0.03, num_leaves=20, subsample=0.8, subsample_freq=1,\n"
+        "    colsample_bytree=0.3, reg_lambda=5.0"
     )
     body = _WORDS + _CODES + _FLAGS.format(numbers='"passthrough"') + f"trees = {_lgbm(task, settings)}"
     body += "by_code, by_flag = make_pipeline(codes, trees), make_pipeline(flags, trees)\n"
