@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mainspring.data.splits import by_chance, by_group, by_time
     from mainspring.evaluation import gates as gate
     from mainspring.features.tracing import maximum, minimum, where
+    from mainspring.loop.notebook import run
     from mainspring.project.definition import ab, blue_green, canary, shadow
     from mainspring.project.loading import load_project
     from mainspring.project.project import Project
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 # Importing a project file must cost nothing but what it names; each name loads its file on first use.
 _PLACES = {
     "Project": "mainspring.project.project:Project",
+    "run": "mainspring.loop.notebook:run",
     "load_project": "mainspring.project.loading:load_project",
     "Day": "mainspring.core.windows:Day",
     "Hour": "mainspring.core.windows:Hour",
@@ -61,6 +63,7 @@ __all__ = [
     "load_project",
     "maximum",
     "minimum",
+    "run",
     "shadow",
     "sql",
     "where",

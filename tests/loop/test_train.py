@@ -84,3 +84,13 @@ def test_an_approval_is_waited_for_bound_and_not_given_by_the_author(shop: Path,
     assert approved.returncode == 0, approved.stderr
     assert _split(shop)["version"] == 1
     assert _split(shop)["approver"] == "bob"
+
+
+def test_the_report_of_a_version_is_one_page_on_disk(shop: Path, mainspring: Run) -> None:
+    _json(mainspring(shop, "--json", "run"))
+    written = _json(mainspring(shop, "--json", "models", "report", "buyer@1", "--to", "proof.html"))
+    page = (shop / written["file"]).read_text()
+    assert page.startswith("<!doctype html>")
+    assert "buyer" in page
+    assert "roc_auc" in page
+    assert "<script" not in page

@@ -153,6 +153,12 @@ def models_card(ws: Workspace, project: str, model: str, version: str = "product
     return render_card(ws, _version(ws, project, model, version))
 
 
+@operation("models.report", "models.read", "read")
+def models_report(ws: Workspace, project: str, model: str, version: str = "production") -> str:
+    """Return the evaluation report of a version, as one HTML page."""
+    return ws.objects.get(_version(ws, project, model, version).report_digest).decode()
+
+
 @operation("models.history", "models.read", "read")
 def models_history(ws: Workspace, project: str, model: str, alias: str = "production") -> list[dict[str, Any]]:
     """List the moves of an alias, newest first: what was live when, who moved it and why."""

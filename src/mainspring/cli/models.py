@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +52,21 @@ def card(context: typer.Context, ref: Ref) -> None:
     where = session(context)
     model, version = split_ref(ref, "production")
     where.show(where.call("models.card", project=where.project, model=model, version=version), str)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    ref: Ref,
+    to: Annotated[Path | None, typer.Option(help="File to write; MODEL-VERSION.html when left out.")] = None,
+) -> None:
+    """Write the evaluation report, one HTML page that needs nothing else."""
+    where = session(context)
+    model, version = split_ref(ref, "production")
+    page = where.call("models.report", project=where.project, model=model, version=version)
+    file = to or Path(f"{model}-{version}.html")
+    file.write_text(page, encoding="utf-8")
+    where.show({"file": str(file)}, lambda written: f"wrote {written['file']}")
 
 
 @app.command()
