@@ -140,20 +140,17 @@ class Production:
         form = log.describe(self.version, SIGNATURE)
         numbers, objects = numbers_and_objects(SIGNATURE)
         p = scores(frame, self.slope)
+        x, noise = frame["x"].fill_null(np.nan).to_numpy(), frame["noise"].to_numpy()
+        kind = np.array(frame["kind"].to_list(), object)
         for i in range(n + failed):
             at = int((begin + DAY * i / (n + failed)).timestamp() * 1e6)
             if i >= n:
                 log.append(Failed(self.version, at, 900, f"f-{self.day}-{i}", 500))
                 continue
-            row = frame[i]
-            columns = {
-                "x": row["x"].cast(pl.Float64).fill_null(np.nan).to_numpy(), "noise": row["noise"].to_numpy(),
-                "kind": np.array(row["kind"].to_list(), object),
-            }  # fmt: skip
-            log.append(
-                Answered(form, at, 1500, f"p-{self.day}-{i}", 1, encode_columns(columns, numbers, objects),
-                         {"tx_id": [ids[i]]}, p[i : i + 1].tobytes())
-            )  # fmt: skip
+            row = {"x": x[i : i + 1], "noise": noise[i : i + 1], "kind": kind[i : i + 1]}
+            columns = encode_columns(row, numbers, objects)
+            extras = {"tx_id": [ids[i]]}
+            log.append(Answered(form, at, 1500, f"p-{self.day}-{i}", 1, columns, extras, p[i : i + 1].tobytes()))
         log.close()
         at = [begin + DAY * i / (n + failed) + 1.5 * DAY for i in range(n)]
         told = pl.DataFrame({"tx_id": ids, "reported_at": at, "bad": frame["bad"]}, schema=_OUTCOMES)

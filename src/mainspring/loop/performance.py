@@ -120,7 +120,7 @@ class Performance:
         A rule is broken beyond doubt when the whole interval breaks it, or when it was broken in one of the two
         windows before too: the figure of a single window swings.
         """
-        judged = [w for w in self.earlier if w.version == of.version and w.state in JUDGED]
+        judged = [w for w in self.earlier if w.version == of.version and w.state in JUDGED and w.start < of.start]
         before = [name for w in judged[-2:] for name in w.result.get("broken", ())]
         says, broken = [], []
         for rule in self.watch.score:

@@ -235,6 +235,8 @@ class _Look:
             judged = judge.window(window)
             if judged is not None:
                 self._add(judged)
+        # Outcomes of an older window may have come after those of a newer one.
+        self.known["performance"].sort(key=lambda window: window.start)
 
     def _reference(self, version: int) -> tuple[Reference | None, Signature | None]:
         """Return what a version knew when it was made, and what it takes and gives."""
