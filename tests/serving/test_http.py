@@ -285,6 +285,12 @@ def test_an_answer_may_wait_for_the_disk(plane: Plane) -> None:
     assert plane.call("POST", f"{PATH}?durable=true", json={"instances": [ROW]}).status_code == 200
 
 
+@pytest.mark.parametrize("wish", ["1", "yes", "True", "", "true&durable=false"])
+def test_a_wish_for_the_disk_is_kept_or_refused(plane: Plane, wish: str) -> None:
+    answer = plane.call("POST", f"{PATH}?durable={wish}", json={"instances": [ROW]})
+    assert (answer.status_code, answer.json()["hint"]) == (400, "?durable=true")
+
+
 def test_a_full_disk_stops_only_answers_that_asked_for_it(plane: Plane) -> None:
     folder = plane.home / "log" / "p"
     folder.mkdir(parents=True)

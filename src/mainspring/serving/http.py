@@ -164,14 +164,19 @@ class DataPlane:
             request.content_type = headers.get(b"content-type", b"").decode("latin-1")
             if route.model and request.content_type.partition(";")[0].strip().lower() not in _JSON_TYPES:
                 raise BadRequest("this content type is not read", status=415, hint="content-type: application/json")
+            is_durable = self._limits.durable
+            if scope["query_string"]:
+                is_durable |= _asks_for_the_disk(scope["query_string"])
             request.body = await self._body(headers, receive)
             if endpoint.is_quick and len(request.body) <= QUICK_BYTES:
                 answer = endpoint.answer(request)
             else:
                 answer = await asyncio.to_thread(endpoint.answer, request)
             is_logged = endpoint.log.append(answer.record)
-            if self._limits.durable or scope["query_string"]:
-                await self._wait_for_disk(endpoint, scope["query_string"], is_logged)
+            if is_durable:
+                if not is_logged:
+                    raise Unavailable("the prediction log could not be written", hint="mainspring doctor")
+                await asyncio.to_thread(endpoint.log.sync)
         except _Gone:
             raise
         except Exception as error:
@@ -183,13 +188,6 @@ class DataPlane:
         await send({"type": "http.response.start", "status": 200, "headers": _headers(answer)})
         await send({"type": "http.response.body", "body": answer.body})
         endpoint.meter.count(200, time.perf_counter() - started, answer.record.n)
-
-    async def _wait_for_disk(self, endpoint: Endpoint, query: bytes, is_logged: bool) -> None:
-        wanted = parse_qs(query.decode("latin-1")).get("durable", ["false"])[-1]
-        if self._limits.durable or wanted == "true":
-            if not is_logged:
-                raise Unavailable("the prediction log could not be written", hint="mainspring doctor")
-            await asyncio.to_thread(endpoint.log.sync)
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """Return the whole body; it is never held beyond the limit, however it comes."""
@@ -379,6 +377,14 @@ def _checked_label(item: _LabelItem, endpoint: Endpoint, source: str, i: int) ->
 
 def _v2_server() -> dict[str, Any]:
     return {"name": "mainspring", "version": metadata.version("mainspring"), "extensions": []}
+
+
+def _asks_for_the_disk(query: bytes) -> bool:
+    """Return whether a query wants its answer on the disk; a wish half said would look granted."""
+    wished = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("durable", ["false"])
+    if wished not in (["true"], ["false"]):
+        raise BadRequest("the query's 'durable' is neither true nor false", status=400, hint="?durable=true")
+    return wished == ["true"]
 
 
 def _headers(answer: Answer) -> Headers:
