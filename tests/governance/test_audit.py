@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from mainspring.core.errors import Invalid, NotFound
 from mainspring.core.ref import digest_json
 from mainspring.governance.audit import read_log, seal, verify
 from mainspring.store.events import GENESIS
@@ -39,6 +40,17 @@ def test_the_log_is_read_newest_first_and_narrowed(logged: Workspace) -> None:
     assert len(read_log(logged, "fraud", subject="model:scorer")) == 5
     assert read_log(logged, "other") == []
     assert read_log(logged, "fraud", type="model%") == []
+
+
+def test_a_question_about_the_log_may_be_of_any_size(logged: Workspace) -> None:
+    assert read_log(logged, "fraud", subject="é" * 60_000) == []
+    with pytest.raises(Invalid, match=r"64 bits|out of range"):
+        read_log(logged, "fraud", before=10**30)
+
+
+def test_a_project_that_never_logged_is_not_called_whole(logged: Workspace) -> None:
+    with pytest.raises(NotFound, match='nearest name is "fraud"'):
+        verify(logged, "frad")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from mainspring.core.clock import parse_instant
+from mainspring.core.errors import NotFound, nearest
 from mainspring.core.ref import canonical_json
 from mainspring.store.events import Event, verify_chain
 from mainspring.store.tables import events
@@ -73,20 +74,21 @@ def read_log(
     """
     query = sa.select(events).where(events.c.project == project)
     if type:
-        query = query.where(
-            events.c.type.startswith(type, autoescape=True) if type.endswith(".") else events.c.type == type
-        )
+        query = query.where(_begins(events.c.type, type) if type.endswith(".") else events.c.type == type)
     if actor:
         query = query.where(events.c.actor == actor)
     if subject:
-        query = query.where(
-            sa.or_(events.c.subject == subject, events.c.subject.startswith(f"{subject}@", autoescape=True))
-        )
+        query = query.where(sa.or_(events.c.subject == subject, _begins(events.c.subject, f"{subject}@")))
     if before is not None:
         query = query.where(events.c.seq < before)
     query = query.order_by(events.c.seq.desc()).limit(max(1, min(limit, _MAX_PAGE)))
     with ws.read() as connection:
         return [Event(**row) for row in connection.execute(query).mappings()]
+
+
+def _begins(column: sa.ColumnElement[str], start: str) -> sa.ColumnElement[bool]:
+    # Not LIKE: SQLite refuses a long pattern as if it could not be reached.
+    return sa.func.substr(column, 1, len(start)) == start
 
 
 def logged_projects(ws: Workspace) -> list[str]:
@@ -100,9 +102,16 @@ def verify(ws: Workspace, project: str = "") -> AuditReport:
 
     The chain shows a changed, moved or missing event. The seals show what a chain alone cannot: a tail cut off, an
     older copy put in its place, and a log rewritten with its hashes.
+
+    Raises:
+        NotFound: nothing was ever logged for `project`; a name mistyped must not pass for a log that is whole.
     """
     sealed = _read_seals(ws)
-    names = [project] if project else sorted({*logged_projects(ws), *(seal.project for seal, _ in sealed)})
+    known = sorted({*logged_projects(ws), *(seal.project for seal, _ in sealed)})
+    if project and project not in known:
+        hint = "mainspring audit verify --all checks every log there is"
+        raise NotFound(f"nothing was ever logged for project {project!r}{nearest(project, known)}", hint=hint)
+    names = [project] if project else known
     chains = tuple(_verify_one(ws, name, sealed) for name in names)
     return AuditReport(all(not chain.problems for chain in chains), chains)
 

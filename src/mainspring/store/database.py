@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from mainspring.core.errors import Conflict, MissingExtra, Refused, Unavailable
+from mainspring.core.errors import Conflict, Invalid, MissingExtra, Refused, Unavailable
 
 BUSY_S = 5.0
 
@@ -28,6 +28,7 @@ class Database:
         self.url = url
         self.dialect = sa.make_url(url).get_backend_name()
         self.engine = self._sqlite() if self.dialect == "sqlite" else self._postgresql()
+        event.listen(self.engine, "handle_error", _refuse_what_does_not_fit)
 
     def _sqlite(self) -> sa.Engine:
         path = Path(sa.make_url(self.url).database or "")
@@ -82,6 +83,7 @@ class Database:
         Raises:
             Unavailable: the database cannot be reached, is full, or another writer held it too long.
             Conflict: a unique rule refused the change.
+            Invalid: a value does not fit its column, such as a number beyond 64 bits.
         """
         with self._transaction(reads=False) as connection:
             yield connection
@@ -115,3 +117,12 @@ class Database:
     def close(self) -> None:
         """Drop the connections."""
         self.engine.dispose()
+
+
+def _refuse_what_does_not_fit(failed: sa.engine.ExceptionContext) -> None:
+    """Say that a value asked for has no place in any row: the question is wrong, not the database."""
+    if isinstance(failed.original_exception, OverflowError):
+        raise Invalid("a number is larger than 64 bits hold", hint=f"give a whole number up to {2**63 - 1}")
+    if isinstance(failed.sqlalchemy_exception, sa.exc.DataError):
+        cause = str(failed.original_exception).strip().splitlines()[0]
+        raise Invalid(f"a value does not fit the decisions database: {cause}", hint="give a shorter or smaller one")
