@@ -55,3 +55,11 @@ def test_lightgbm_tells_its_curve_and_its_importance(
     gain = json.loads(runs.read_artifact("churn", "run-1", "feature_importance_gain.json"))
     assert max(gain, key=gain.__getitem__) == "a"
     runs.close()
+
+
+def test_a_solver_without_iterations_tells_of_none(local_workspace: Workspace, table: tuple[pd.DataFrame, Any]) -> None:
+    from sklearn.linear_model import Ridge
+
+    record, _ = _logged(local_workspace, Ridge().fit(table[0], table[1].astype(float)))
+    assert record.params["solver"] == "auto"
+    assert "n_iter" not in record.metrics

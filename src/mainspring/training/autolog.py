@@ -34,8 +34,10 @@ def log_fit(run: Run, estimator: Any) -> None:
     best = getattr(last, "best_iteration_", None) or getattr(last, "best_iteration", None)
     if isinstance(best, int) and best > 0:
         run.log_metric("best_iteration", best)
-    if hasattr(last, "n_iter_"):
-        run.log_metric("n_iter", float(max(last.n_iter_) if hasattr(last.n_iter_, "__len__") else last.n_iter_))
+    # One number, one per class or target, or None where the solver needs no iteration (Ridge).
+    iterations = getattr(last, "n_iter_", None)
+    if iterations is not None:
+        run.log_metric("n_iter", float(max(iterations) if hasattr(iterations, "__len__") else iterations))
     booster = getattr(last, "booster_", last)
     if type(booster).__module__.startswith("lightgbm"):
         for kind in ("split", "gain"):
