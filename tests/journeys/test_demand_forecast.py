@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import pytest
 import sqlalchemy as sa
 
 from .conftest import Place
@@ -15,6 +16,7 @@ def forecast(folder: Path, file: str = "scores/next_week.parquet") -> pl.DataFra
     return pl.read_parquet(folder / file).select("at", "prediction").sort("at")
 
 
+@pytest.mark.slow
 def test_next_week_is_forecast_every_night_to_a_file_and_a_table_by_what_was_known_then(
     example: Callable[[str], Place], data_dir: Path, postgres_url: str
 ) -> None:

@@ -8,12 +8,14 @@ from datetime import datetime
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from .conftest import Place
 
 ASKED = {"text": "I lost my card on the train this morning"}
 
 
+@pytest.mark.slow
 def test_the_weekly_schedule_learns_from_new_tickets_and_the_endpoint_follows(
     example: Callable[[str], Place], data_dir: Path
 ) -> None:
