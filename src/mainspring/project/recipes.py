@@ -51,19 +51,22 @@ class Choice:
     how: str
 
 
-def recipes(task: Task, columns: Columns, *, is_skewed: bool = False) -> tuple[Recipe, ...]:
+def recipes(task: Task, columns: Columns, *, rows: int, is_skewed: bool = False) -> tuple[Recipe, ...]:
     """Return the functions worth measuring on such a table.
 
     Args:
         task: What is predicted.
         columns: What X holds.
+        rows: How many there are to learn from.
         is_skewed: The target is a number, never negative, with a long tail: as counts and amounts are.
     """
     if columns.texts:
         return (_text(task, columns),)
-    found = [_blend(task, columns), _boosted(task, columns), _fine(task, columns), _plain(task, columns)]
+    found = [_blend(task, columns), _boosted(task, columns), _plain(task, columns)]
     if columns.words:
-        found.insert(2, _two_views(task, columns))
+        found.append(_two_views(task, columns))
+    if rows >= _FEW_ROWS:  # on fewer, large trees learn the rows by heart
+        found.append(_fine(task, columns))
     if task in ("regression", "forecast") and is_skewed:
         found.insert(0, _counted(task, columns))
     return tuple(found)
@@ -226,7 +229,7 @@ def choose(
 
     y = frame[target]
     is_skewed = y.dtype.is_numeric() and float(y.min() or 0) >= 0 and float(y.cast(pl.Float64).skew() or 0) > 0.75  # type: ignore[arg-type]
-    candidates = recipes(task, columns, is_skewed=is_skewed)
+    candidates = recipes(task, columns, rows=frame.height, is_skewed=is_skewed)
     if len(candidates) == 1:
         return Choice(candidates[0], metric, {}, "the usual first model for text")
     sample = frame.gather_every(-(-frame.height // _MOST_ROWS)) if frame.height > _MOST_ROWS else frame
