@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mainspring.orchestration.pipeline import StepContext
 
 Array = npt.NDArray[Any]
+PRUNE_FROM_ROWS = 20_000
 MAX_REFERENCE_ROWS = 100_000
 
 
@@ -153,15 +154,23 @@ def _search(
     if not len(judged):
         again = split_of(model, frame[parts.train], found["time"], tuple(found["key"]))
         inner, judged = parts.train[again.train], parts.train[again.test]
-    X, y = to_pandas(frame[inner], inputs), outcomes(frame[inner])
     X_judged, y_judged = to_pandas(frame[judged], inputs), outcomes(frame[judged])
+    # On a large table a trial first learns from a quarter of the rows: one that is hopeless there is not fitted on all.
+    shares = [inner[::4], inner] if len(inner) >= PRUNE_FROM_ROWS else [inner]
+    tables = [(to_pandas(frame[rows], inputs), outcomes(frame[rows])) for rows in shares]
 
     def objective(params: dict[str, Any], report: Callable[[int, float], None]) -> float:
-        fitted = fit_model(model.function, X, y, params, seed=model.seed)
-        scores = predict_scores(fitted.estimator, X_judged, signature.task, signature.classes)
-        measured = compute_metrics(signature.task, y_judged, scores, signature.classes, intervals=False, only=[metric])
-        value = measured[metric].value
-        return abs(value) if metric_direction(metric) == "zero" else value
+        value = float("nan")
+        for step, (X, y) in enumerate(tables, start=1):
+            fitted = fit_model(model.function, X, y, params, seed=model.seed)
+            scores = predict_scores(fitted.estimator, X_judged, signature.task, signature.classes)
+            measured = compute_metrics(
+                signature.task, y_judged, scores, signature.classes, intervals=False, only=[metric]
+            )
+            value = abs(measured[metric].value) if metric_direction(metric) == "zero" else measured[metric].value
+            if step < len(tables):
+                report(step, value)
+        return value
 
     result = search(
         objective,
