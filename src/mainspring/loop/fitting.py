@@ -7,7 +7,7 @@ import builtins
 import io
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,8 @@ def split_of(model: ModelDef, frame: pl.DataFrame, time: str | None, key: tuple[
     from mainspring.data.splits import by_chance, by_time, split
 
     rule = model.split if model.split is not None else (by_time(test=0.2) if time else by_chance(test=0.2))
-    return split(frame, rule, time=time, target=TARGET, key=key)
+    parts = split(frame, rule, time=time, target=TARGET, key=key)
+    return replace(parts, reason=parts.reason.replace(TARGET, "class"))  # people know the column by another name
 
 
 def metric_of(model: ModelDef, signature: Signature) -> str:
