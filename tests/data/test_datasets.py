@@ -1,6 +1,7 @@
 """Dataset versions: the same content is the same version, a broken contract stores nothing, a version never changes."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,9 @@ import polars as pl
 import pytest
 
 from data.tables import TableSource, WindowSource
+from mainspring.core.clock import FixedClock
 from mainspring.core.errors import Invalid, NotFound, Refused, Unavailable
+from mainspring.core.settings import load_settings
 from mainspring.core.windows import Day, Window
 from mainspring.data import checks as check
 from mainspring.data.datasets import (
@@ -32,7 +35,7 @@ from mainspring.data.diff import diff
 from mainspring.data.quarantine import read_quarantine
 from mainspring.data.retention import apply_retention
 from mainspring.store.events import read_events, verify_chain
-from mainspring.store.workspace import Workspace
+from mainspring.store.workspace import Workspace, open_workspace
 
 START = datetime(2025, 12, 29, tzinfo=UTC)  # three whole days before the clock of the tests
 
@@ -72,6 +75,29 @@ def test_a_source_becomes_a_version_that_can_be_read(workspace: Workspace) -> No
     assert latest(workspace, "p", "people") == result.version
     assert get_profile(workspace, "p", "people").columns["spent"].mean == 2.0  # type: ignore[union-attr]
     assert events(workspace) == [("dataset.ingested", "dataset:people@1")]
+
+
+def _workspace_in(folder: Path) -> Workspace:
+    folder.mkdir()
+    return open_workspace(load_settings(folder, environment={}), clock=FixedClock(START + timedelta(days=3)))
+
+
+@pytest.mark.parametrize("folder", ["my projects", "josé", "日本", "100%", "a#b", "a?b", "{a}", "it's"])
+def test_a_project_may_live_in_a_folder_of_any_name(tmp_path: Path, folder: str) -> None:
+    ws = _workspace_in(tmp_path / folder)
+    with closing(ws.database):
+        ingest(ws, "p", Dataset("people", TableSource(people())))
+        ingest(ws, "p", daily(by_day()))
+        assert read(ws, "p", "people").equals(people())
+        assert scan(ws, "p", "people").collect().equals(people())
+        assert read(ws, "p", "payments").height == 12
+
+
+@pytest.mark.parametrize("folder", ["a[1]", "a%20b", "a|b"])
+def test_a_folder_that_tables_cannot_be_kept_in_is_refused(tmp_path: Path, folder: str) -> None:
+    ws = _workspace_in(tmp_path / folder)
+    with closing(ws.database), pytest.raises(Invalid, match="tables cannot be kept in"):
+        ingest(ws, "p", Dataset("people", TableSource(people())))
 
 
 def test_an_unchanged_source_is_neither_read_nor_stored_again(workspace: Workspace) -> None:

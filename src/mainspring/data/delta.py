@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from mainspring.core.errors import Invalid, Refused, Unavailable
 WINDOW = "_mainspring_window"
 ROW = "_mainspring_row"
 _FACTS = "mainspring"
+# Delta holds a path as a URL, and takes these for something else in it; windows are folders named `column=value`.
+_MISREAD = re.compile(r"[\[\]^|\\]|%[0-9A-Fa-f]{2}")
 # Time travel is the point of these tables: the log is never cleaned up behind our back.
 _CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
 
@@ -41,11 +44,12 @@ def write(path: Path, frame: pl.DataFrame, facts: dict[str, Any], *, window: str
         window: Replace this window only; a table has windows always or never.
 
     Raises:
-        Invalid: two column names differ only in case, or one is reserved.
+        Invalid: two column names differ only in case, or one is reserved; the folder's own name cannot be held.
     """
     from deltalake import CommitProperties, DeltaTable, write_deltalake
 
     _check_names(frame.columns)
+    _check_folder(path.resolve(), windows=window is not None)
     frame = frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
     if window is not None:
         frame = frame.with_columns(pl.lit(window, dtype=pl.String).alias(WINDOW))
@@ -100,7 +104,7 @@ def commits(path: Path, after: int) -> list[Commit]:
 def scan(path: Path, version: int, *, windows: bool, columns: Sequence[str]) -> pl.LazyFrame:
     """Return a version's columns lazily, rows by window and then in the order in which they were written."""
     order = [WINDOW, ROW] if windows else [ROW]
-    return pl.scan_delta(str(path), version=version).sort(order).select(columns)
+    return _lazy(path, version).sort(order).select(columns)
 
 
 def read(path: Path, version: int, *, windows: bool, columns: Sequence[str]) -> pl.DataFrame:
@@ -112,7 +116,7 @@ def read(path: Path, version: int, *, windows: bool, columns: Sequence[str]) -> 
     """
     _check_files(path, version)
     order = [WINDOW, ROW] if windows else [ROW]
-    lazy = pl.scan_delta(str(path), version=version).select([*columns, *order])
+    lazy = _lazy(path, version).select([*columns, *order])
     try:
         frame = lazy.collect()
     except pl.exceptions.ComputeError as error:
@@ -120,6 +124,18 @@ def read(path: Path, version: int, *, windows: bool, columns: Sequence[str]) -> 
     # Files nearly always come back in the order of writing; sorting then would only cost.
     sorted_already = frame.select(pl.struct(order).is_sorted() if windows else pl.col(ROW).is_sorted()).item()
     return (frame if sorted_already else frame.sort(order)).select(columns)
+
+
+def _lazy(path: Path, version: int) -> pl.LazyFrame:
+    from deltalake import DeltaTable
+
+    table = DeltaTable(str(path), version=version)
+    root = table.table_uri.removeprefix("file://")
+    if root != unquote(root):
+        # The folder comes back percent-encoded, and Polars opens the name as it stands.
+        files = [str(path.resolve() / uri.removeprefix(root)) for uri in table.file_uris()]
+        table.file_uris = lambda: files
+    return pl.scan_delta(table)
 
 
 def _check_files(path: Path, version: int) -> None:
@@ -148,6 +164,13 @@ def _check_names(names: Sequence[str]) -> None:
         other = seen.setdefault(name.lower(), name)
         if other != name:
             raise Invalid(f"the columns {other!r} and {name!r} differ only in case", hint="rename one of them")
+
+
+def _check_folder(path: Path, *, windows: bool) -> None:
+    found = _MISREAD.search(str(path)) or (re.search("=", str(path)) if windows else None)
+    if found:
+        raise Invalid(f"tables cannot be kept in {path}: its name holds {found.group()!r}",
+                      hint="move the project, or set MAINSPRING_HOME to another folder")  # fmt: skip
 
 
 def _sync(path: Path, version: int) -> None:
