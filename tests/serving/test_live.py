@@ -225,7 +225,7 @@ def test_a_version_that_does_not_load_leaves_the_one_before(local_workspace: Wor
     assert server.version() == "1"
     release(ws, 3, packed(ws, 2).digest)
     server.wait_for(lambda: server.version() == "3")
-    assert server.get("/health")[1]["status"] == "ok"
+    server.wait_for(lambda: server.get("/health")[1]["status"] == "ok")  # told a moment after the swap
 
 
 def test_a_tampered_copy_is_fetched_again_or_refused(local_workspace: Workspace, server: Server) -> None:

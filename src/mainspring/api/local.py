@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ def create_project(
     target: str | None,
     columns: Sequence[str] | None,
     time: str | None,
+    read: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write a project that runs on the first try; see `project.template.create_project`."""
     from mainspring.project.template import create_project as create
 
-    return create(directory, name=name, data=data, target=target, columns=columns, time=time)
+    return create(directory, name=name, data=data, target=target, columns=columns, time=time, read=read)
 
 
 def serve_project(directory: Path, project: str, *, host: str = "", port: int = 0, model: str = "") -> None:

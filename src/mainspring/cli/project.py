@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from mainspring.cli import render
 from mainspring.cli.session import local_workspace, print_json, session
+from mainspring.core.errors import Invalid
 
 Model = Annotated[str | None, typer.Argument(help="Model, where there are several.")]
 
@@ -20,6 +22,7 @@ def init(
     target: Annotated[str | None, typer.Option(help="Column to predict.")] = None,
     columns: Annotated[str | None, typer.Option(help="Names, comma-separated, of a file without a header.")] = None,
     time: Annotated[str | None, typer.Option(help="Column that says when; found by itself as a rule.")] = None,
+    read: Annotated[str | None, typer.Option(help='How to read the file, as JSON: {"decimal": ","}.')] = None,
 ) -> None:
     """Make a project that runs on the first try, inferred from a file."""
     from mainspring.api.local import create_project
@@ -27,12 +30,24 @@ def init(
     where = session(context)
     names = [column.strip() for column in columns.split(",")] if columns else None
     folder = where.directory / name
-    written = create_project(folder, name=name, data=data, target=target, columns=names, time=time)
+    written = create_project(folder, name=name, data=data, target=target, columns=names, time=time, read=_reading(read))
     if where.as_json:
         print_json({"project": name, "directory": str(folder), "files": [str(path) for path in written]})
         return
     typer.echo("\n".join(f"wrote {path}" for path in written))
     typer.echo(f"next: cd {folder} && mainspring run && mainspring up")
+
+
+def _reading(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise Invalid(f"--read is not JSON: {error}", hint='write --read \'{"decimal": ","}\'') from error
+    if not isinstance(found, dict):
+        raise Invalid("--read is not a JSON object", hint='write --read \'{"decimal": ","}\'')
+    return found
 
 
 def plan(context: typer.Context) -> None:

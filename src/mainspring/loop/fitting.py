@@ -19,7 +19,7 @@ from mainspring.core.ref import digest, digest_json
 from mainspring.core.schema import Schema, Signature
 from mainspring.loop.release import bundle_path
 from mainspring.loop.table import TARGET, views_of
-from mainspring.project.definition import ModelDef, ProjectSpec, source_of
+from mainspring.project.definition import LabelsDef, ModelDef, ProjectSpec, source_of
 from mainspring.store.objects import file_digest
 
 if TYPE_CHECKING:
@@ -210,6 +210,7 @@ def _baseline_answers(
         target=TARGET,
         time=found["time"],
         classes=signature.classes,
+        known_after=model.predicts.matures if isinstance(model.predicts, LabelsDef) else None,
         seed=model.seed,
     )
     buffer = io.BytesIO()

@@ -66,7 +66,12 @@ def score(
 
     began = ws.clock.monotonic()
     model = spec.model(name)
-    declared = model.batch[0] if model.batch else None
+    if to is None and len(model.batch) > 1:
+        raise Invalid(
+            f"model {model.name!r} declares {len(model.batch)} batches: say which",
+            hint=", or ".join(f"--to {batch.to}" for batch in model.batch),
+        )
+    declared = next((batch for batch in model.batch if to in (None, batch.to)), None)
     target = to or (declared.to if declared else None)
     if target is None:
         raise Invalid(

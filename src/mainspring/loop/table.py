@@ -19,7 +19,6 @@ from mainspring.features.views import FeatureView, closure, feature_schema, requ
 from mainspring.project.definition import ColumnRef, LabelsDef, ModelDef, ProjectSpec, Rest
 
 TARGET = "__target"
-POSITIVE_WORDS = ("1", "true", "yes", "y", "up", "positive", "spam", "fraud", "churn", "default", ">50k", "bad", "fail")
 MAX_CLASSES = 1000
 
 
@@ -249,6 +248,7 @@ def resolve_task(model: ModelDef, target: pl.Series) -> tuple[Task, tuple[Label,
         Invalid: the declared task or positive class does not fit the outcomes.
     """
     from mainspring.data.splits import ByTime
+    from mainspring.project.infer import POSITIVE_WORDS
 
     values = target.unique().sort().to_list()
     is_numeric = target.dtype.is_numeric()

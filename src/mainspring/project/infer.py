@@ -12,7 +12,7 @@ from mainspring.core.errors import Invalid, NotFound, nearest
 from mainspring.core.schema import Label, Task
 from mainspring.project.recipes import Choice, Columns, choose
 
-_POSITIVE = (
+POSITIVE_WORDS = (
     "1",
     "true",
     "yes",
@@ -174,7 +174,7 @@ def _task(target: pl.Series, name: str, time: str | None, why: dict[str, str]) -
         raise Invalid(f"column {name!r} holds dates, which no task predicts", hint="predict a number of days instead")
     if len(values) == 2 and (not target.dtype.is_float() or set(values) == {0.0, 1.0}):
         counts = {value: (target == value).sum() for value in values}
-        words = [value for value in values if str(value).strip().lower() in _POSITIVE]
+        words = [value for value in values if str(value).strip().lower() in POSITIVE_WORDS]
         positive = words[0] if len(words) == 1 else min(values, key=lambda value: counts[value])
         negative = next(value for value in values if value != positive)
         share = counts[positive] / target.len()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from mainspring.core.errors import Conflict, Invalid, MainspringError, Where
+from mainspring.core.errors import Conflict, Invalid, MainspringError, Where, nearest
 from mainspring.core.ref import digest_json
 from mainspring.core.units import Condition
 from mainspring.project.definition import ColumnRef, LabelsDef, ModelDef, ProjectSpec, Rest, describe, option_line
@@ -275,9 +275,17 @@ def _refusals(spec: ProjectSpec) -> Iterator[Refusal]:
 
 def _model_refusals(spec: ProjectSpec, model: ModelDef) -> Iterator[Refusal]:
     from mainspring.evaluation.metrics import METRICS
+    from mainspring.training.baselines import BASELINES
 
     yield from _cron_refusal(model.schedule, model.zone, model.where)
     for gate in model.gates:
+        named = gate.options.get("baseline") if gate.name == "beats_baseline" else None
+        if named is not None and named not in BASELINES:
+            yield Refusal(
+                gate.where or model.where,
+                f"there is no baseline {named!r}{nearest(named, BASELINES)}",
+                f"baselines: {', '.join(BASELINES)}",
+            )
         if not gate.built:
             yield Refusal(
                 gate.where or model.where,

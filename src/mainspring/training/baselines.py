@@ -17,6 +17,7 @@ from mainspring.training.trainer import fit_model, predict_scores
 
 Array = npt.NDArray[Any]
 
+BASELINES = ("majority", "mean", "linear", "seasonal_naive", "last_value")
 WEEK = timedelta(days=7)
 MAX_ROWS = 50_000
 MAX_TERMS = 20_000
