@@ -31,6 +31,11 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert (settings.mlflow, settings.home) == ("http://b", tmp_path / "x")
 
 
+def test_a_home_whose_name_would_end_a_url_early_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match=r"holds a '\?'"):
+        load_settings(tmp_path / "what?" / "shop", environment={})
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -85,6 +85,9 @@ def load_settings(
     home = (
         Path(environment.get("MAINSPRING_HOME") or directory / target.get("home", ".mainspring")).expanduser().resolve()
     )
+    if "?" in str(home):
+        # In a database's URL all that follows would be options: the file would be another one, outside the folder.
+        raise Invalid(f"{home} holds a '?'", hint="rename the folder, or set MAINSPRING_HOME to another")
     database = _database_url(target.get("database", "sqlite"), home / "mainspring.db")
     return Settings(
         home=home,
