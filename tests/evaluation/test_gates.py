@@ -108,9 +108,11 @@ def test_a_live_model_is_replaced_only_by_one_that_is_surely_not_worse() -> None
     worse = verdict(gate.not_worse_than_live(), facts(WEAK, live=GOOD))
     assert worse.reason.startswith("worse")
     noisy = np.clip(GOOD + RNG.normal(0, 0.02, N), 0, 1)
-    unsure = verdict(gate.not_worse_than_live(), facts(noisy, live=GOOD))
+    unsure = verdict(gate.not_worse_than_live(margin=0.0), facts(noisy, live=GOOD))
     assert not unsure.passed
     assert verdict(gate.not_worse_than_live(margin=0.01), facts(noisy, live=GOOD)).passed
+    assert verdict(gate.not_worse_than_live(), facts(noisy, live=GOOD)).passed, "one percent worse is as good"
+    assert not verdict(gate.not_worse_than_live(), facts(GOOD[::-1].copy(), live=GOOD)).passed
 
 
 def test_a_bound_is_met_by_the_value_or_by_the_end_of_its_interval() -> None:

@@ -159,6 +159,34 @@ def models_report(ws: Workspace, project: str, model: str, version: str = "produ
     return ws.objects.get(_version(ws, project, model, version).report_digest).decode()
 
 
+@operation("models.windows", "models.read", "read")
+def models_windows(
+    ws: Workspace, project: str, model: str, monitor: str = "", limit: int = PAGE
+) -> list[dict[str, Any]]:
+    """List what the monitors found of a model, window by window, oldest first; `monitor` narrows to one of them."""
+    from mainspring.monitoring.windows import MONITORS, list_windows
+
+    if monitor and monitor not in MONITORS:
+        raise NotFound(f"no monitor {monitor!r}{nearest(monitor, MONITORS)}", hint=f"monitors: {', '.join(MONITORS)}")
+    found = [
+        window
+        for name in ([monitor] if monitor else MONITORS)
+        for window in list_windows(ws, project, model, name, limit=limit)
+    ]
+    return [
+        {
+            "start": w.start,
+            "end": w.end,
+            "monitor": w.monitor,
+            "rows": w.rows,
+            "state": w.state,
+            "says": "; ".join(w.says),
+            "result": w.result,
+        }
+        for w in sorted(found, key=lambda w: (w.start, w.monitor))[-limit:]
+    ]
+
+
 @operation("models.history", "models.read", "read")
 def models_history(ws: Workspace, project: str, model: str, alias: str = "production") -> list[dict[str, Any]]:
     """List the moves of an alias, newest first: what was live when, who moved it and why."""

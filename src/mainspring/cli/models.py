@@ -70,6 +70,19 @@ def report(
 
 
 @app.command()
+def windows(
+    context: typer.Context,
+    model: Model,
+    monitor: Annotated[str, typer.Option(help="One of endpoint, drift, performance.")] = "",
+    limit: Annotated[int, typer.Option(help="At most so many, the newest.")] = 50,
+) -> None:
+    """Show what the monitors found, window by window."""
+    where = session(context)
+    found = where.call("models.windows", project=where.project, model=model, monitor=monitor, limit=limit)
+    where.show(found, render.columns("start", "monitor", "rows", "state", "says"))
+
+
+@app.command()
 def history(context: typer.Context, model: Model, alias: str = "production") -> None:
     """Show what an alias pointed at, and who moved it."""
     where = session(context)

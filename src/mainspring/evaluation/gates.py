@@ -16,10 +16,12 @@ from mainspring.core.records import Finding, MetricValue, Verdict
 from mainspring.core.ref import digest_json
 from mainspring.core.schema import Label, Task
 from mainspring.core.units import duration
-from mainspring.evaluation.metrics import better_by, check_metric, encode, improvement
+from mainspring.evaluation.metrics import better_by, check_metric, compute_metrics, encode, improvement
 from mainspring.evaluation.slices import SliceMetric
 
 Array = npt.NDArray[Any]
+
+DEFAULT_MARGIN = 0.01  # of the live figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +138,13 @@ def beats_baseline(by: float = 0.0, *, baseline: str | None = None, confidence: 
     )
 
 
-def not_worse_than_live(confidence: float = 0.95, *, margin: float = 0.0) -> Gate:
-    """Be, with that confidence, not worse than the live version by more than `margin`, on the same rows."""
-    return _gate("not_worse_than_live", {"confidence": _confidence(confidence), "margin": _number("margin", margin)})
+def not_worse_than_live(confidence: float = 0.95, *, margin: float | None = None) -> Gate:
+    """Be, with that confidence, not worse than the live version by more than `margin`, on the same rows.
+
+    Without a margin it is one percent of the live figure: a margin of 0 would ask an equal version to be better.
+    """
+    limit = None if margin is None else _number("margin", margin)
+    return _gate("not_worse_than_live", {"confidence": _confidence(confidence), "margin": limit})
 
 
 def at_least(metric: str, value: float, *, confidence: float | None = None, min_rows: int = 50) -> Gate:
@@ -291,7 +297,7 @@ def _check_beats_baseline(facts: GateFacts, by: float, baseline: str | None, con
     return _say(gate, True, shown + (f"; {_signed(by)} was needed" if by else ""), **known)
 
 
-def _check_not_worse_than_live(facts: GateFacts, confidence: float, margin: float) -> Verdict:
+def _check_not_worse_than_live(facts: GateFacts, confidence: float, margin: float | None) -> Verdict:
     gate = "not_worse_than_live"
     if facts.live is None:
         return _say(gate, True, "nothing is live yet")
@@ -302,11 +308,18 @@ def _check_not_worse_than_live(facts: GateFacts, confidence: float, margin: floa
     if math.isnan(gain) or math.isnan(low):
         return _say(gate, False, f"{facts.metric} cannot be computed for both versions", **known)
     shown = f"{facts.metric} {_signed(gain)} against the live version [{_signed(low)}, {_signed(high)}]"
+    if margin is None:
+        figures = compute_metrics(
+            facts.task, facts.y_true, facts.live, facts.classes, intervals=False, only=[facts.metric]
+        )
+        margin = DEFAULT_MARGIN * abs(figures[facts.metric].value)
+    known["margin"] = margin
     if gain < -margin:
-        return _say(gate, False, f"worse: {shown}", **known)
+        return _say(gate, False, f"worse: {shown}; up to {_figure(margin)} worse is allowed", **known)
     if low < -margin:
-        return _say(gate, False, f"not enough evidence: {shown} may be chance", **known)
-    return _say(gate, True, shown, **known)
+        reason = f"not enough evidence: {shown} may be more than {_figure(margin)} worse"
+        return _say(gate, False, reason, **known)
+    return _say(gate, True, f"{shown}; up to {_figure(margin)} worse was allowed", **known)
 
 
 def _check_bound(
@@ -399,7 +412,7 @@ def _check_approved(facts: GateFacts, by: str) -> Verdict:
     fitting = [a for a in facts.approvals if (a.bundle_digest, a.report_digest, a.policy_digest) == mine and all(mine)]
     others = [approval for approval in fitting if approval.actor != facts.author]
     for approval in others:
-        if approval.role == by:
+        if approval.role in (by, "admin"):  # an admin's approval counts for every role
             return _say("approved", True, f"approved by {approval.actor} ({approval.role})", actor=approval.actor)
     reason = f"waits for an approval by the role {by!r}"
     if others:
@@ -408,7 +421,7 @@ def _check_approved(facts: GateFacts, by: str) -> Verdict:
         reason += f"; {facts.author} trained it and cannot approve it too"
     elif facts.approvals:
         reason += "; the approval on record is of other bytes, another proof or another policy"
-    return _say("approved", False, reason, pending=True)
+    return _say("approved", False, reason, pending=True, by=by)
 
 
 def _within(value: float, low: float | None, high: float | None) -> bool:

@@ -113,8 +113,9 @@ def approve(ws: Workspace, project: str, model: str, version: int, *, role: str,
         f"approved by {approval.actor} ({approval.role})",
         {"actor": approval.actor, "at": approval.at.isoformat()},
     )
-    if not any(verdict.gate == "approved" for verdict in found.verdicts):
-        return "recorded"
+    asked = next((verdict for verdict in found.verdicts if verdict.gate == "approved"), None)
+    if asked is None or approval.role not in (asked.facts.get("by", approval.role), "admin"):
+        return "recorded"  # nobody waits for it, or for another role's
     verdicts = tuple(said if verdict.gate == "approved" else verdict for verdict in found.verdicts)
     record_verdicts(ws, project, model, version, verdicts)
     current = live(ws, project, model)
