@@ -74,6 +74,17 @@ def test_versions_registered_at_once_get_different_numbers(workspace: Workspace)
         assert verify_chain(tx, "churn") == []
 
 
+def test_a_bundle_registered_by_runs_at_once_gets_one_number(workspace: Workspace) -> None:
+    bundle = digest(b"one bundle")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda i: register(workspace, f"run-{i}", bundle_digest=bundle), range(8)))
+    assert [version.version for version in made] == [1] * 8
+    assert len({version.run_id for version in made}) == 1
+    assert events(workspace) == ["model.registered"]
+    # Under other gates it is judged anew.
+    assert register(workspace, "run-9", bundle_digest=bundle, policy_digest=digest(b"stricter")).version == 2
+
+
 def test_an_alias_moves_and_tells_who_and_why(workspace: Workspace, clock: FixedClock) -> None:
     for i in range(2):
         register(workspace, f"run-{i}")

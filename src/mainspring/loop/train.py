@@ -234,13 +234,10 @@ class _Training:
 
     def register(self, ctx: StepContext) -> Outputs:
         """Give the bundle a version number; a bundle that has one keeps it."""
-        from mainspring.registry.models import list_versions, register
+        from mainspring.registry.models import register
 
         trained, proven = ctx.inputs["train"], ctx.inputs["evaluate"]
         policy = proven["policy"]
-        for known in list_versions(ctx.ws, self.spec.name, self.model.name):
-            if (known.bundle_digest, known.policy_digest) == (trained["bundle"], policy):
-                return {"version": known.version, "new": known.run_id == ctx.run_id, "policy": policy}
         version = register(
             ctx.ws,
             self.spec.name,
@@ -267,7 +264,7 @@ class _Training:
             },
         )
         ctx.kill_point()
-        return {"version": version.version, "new": True, "policy": policy}
+        return {"version": version.version, "new": version.run_id == ctx.run_id, "policy": policy}
 
     def gate(self, ctx: StepContext) -> Outputs:
         """Hold the version against its gates and record every verdict."""

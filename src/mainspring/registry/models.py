@@ -47,7 +47,9 @@ def register(
     author: str,
     lineage: Mapping[str, Any] | None = None,
 ) -> ModelVersion:
-    """Give what a run made the model's next version number; a run that has one gets the same again.
+    """Give what a run made the model's next version number; a run, or a bundle, that has one gets the same again.
+
+    A bundle keeps its number under one policy of gates, whichever of two runs at once registers it first.
 
     Args:
         metrics: Figures of quality; those that are not finite are left out.
@@ -84,6 +86,13 @@ def _register(ws: Workspace, project: str, model: str, row: dict[str, Any]) -> M
         change.execute(
             sa.select(model_versions.c.version).where(*named, model_versions.c.version == 1).with_for_update()
         )
+        same = (
+            model_versions.c.bundle_digest == row["bundle_digest"],
+            model_versions.c.policy_digest == row["policy_digest"],
+        )
+        query = _of(project, model).where(*same).order_by(model_versions.c.version.desc())
+        if (known := change.execute(query).mappings().first()) is not None:
+            return _version(known)
         number = (change.execute(sa.select(sa.func.max(model_versions.c.version)).where(*named)).scalar() or 0) + 1
         now = ws.clock.now()
         change.execute(
