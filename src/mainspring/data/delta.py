@@ -65,37 +65,44 @@ def write(path: Path, frame: pl.DataFrame, facts: dict[str, Any], *, window: str
         str(path), frame, mode="overwrite", schema_mode="overwrite" if window is None else "merge",
         predicate=None if window is None else f"{WINDOW} = '{window}'", commit_properties=properties,
     )  # fmt: skip
-    version = int(DeltaTable(str(path)).version())
+    version = int(_open(path).version())
     _sync(path, version)
     return version
 
 
 def delete(path: Path, predicate: str, facts: dict[str, Any]) -> int:
     """Delete the rows for which an SQL predicate holds, in one commit; return its version."""
-    from deltalake import CommitProperties, DeltaTable
+    from deltalake import CommitProperties
 
-    table = DeltaTable(str(path))
+    table = _open(path)
     table.delete(predicate, commit_properties=CommitProperties(custom_metadata={_FACTS: json.dumps(facts)}))
-    version = int(DeltaTable(str(path)).version())
+    version = int(_open(path).version())
     _sync(path, version)
     return version
 
 
 def vacuum(path: Path) -> int:
     """Remove every file that the newest version does not use; older versions cannot be read afterwards."""
-    from deltalake import DeltaTable
-
-    return len(DeltaTable(str(path)).vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False))
+    return len(_open(path).vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False))
 
 
 def commits(path: Path, after: int) -> list[Commit]:
-    """Return our commits with a version above `after`, oldest first."""
+    """Return our commits with a version above `after`, oldest first.
+
+    Raises:
+        Unavailable: the table ends before `after`: it is gone, or an older copy stands in its place.
+    """
     from deltalake import DeltaTable
 
-    if not DeltaTable.is_deltatable(str(path)):
+    table = _open(path) if DeltaTable.is_deltatable(str(path)) else None
+    newest = int(table.version()) if table else 0
+    if newest < after:
+        held = f"ends at version {newest}" if newest else "is gone"
+        raise Unavailable(f"the table of {path.name} {held}, and version {after} was recorded",
+                          hint=f"restore {path} from a backup")  # fmt: skip
+    if table is None:
         return []
-    table = DeltaTable(str(path))
-    newer = max(0, int(table.version()) - max(after, -1))
+    newer = max(0, newest - max(after, -1))
     found = [Commit(int(entry["version"]), json.loads(entry[_FACTS]))
              for entry in (table.history(newer) if newer else []) if _FACTS in entry]  # fmt: skip
     return sorted((commit for commit in found if commit.version > after), key=lambda commit: commit.version)
@@ -126,23 +133,36 @@ def read(path: Path, version: int, *, windows: bool, columns: Sequence[str]) -> 
     return (frame if sorted_already else frame.sort(order)).select(columns)
 
 
+def _open(path: Path, version: int | None = None) -> Any:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        return DeltaTable(str(path), version=version)
+    except DeltaError as error:
+        # Its message ends in a trace of the library's own.
+        raise Unavailable(f"the table of {path.name} cannot be read: {str(error).splitlines()[0]}",
+                          hint=f"restore {path} from a backup")  from error  # fmt: skip
+
+
 def _lazy(path: Path, version: int) -> pl.LazyFrame:
     from deltalake import DeltaTable
 
-    table = DeltaTable(str(path), version=version)
-    root = table.table_uri.removeprefix("file://")
-    if root != unquote(root):
-        # The folder comes back percent-encoded, and Polars opens the name as it stands.
-        files = [str(path.resolve() / uri.removeprefix(root)) for uri in table.file_uris()]
-        table.file_uris = lambda: files
+    class Table(DeltaTable):
+        """The folder comes back percent-encoded, and Polars opens the name as it stands."""
+
+        def file_uris(self, partition_filters: Any = None, *, file_pruning_predicate: Any = None) -> list[str]:
+            root = self.table_uri.removeprefix("file://")
+            found = super().file_uris(partition_filters, file_pruning_predicate=file_pruning_predicate)
+            return found if root == unquote(root) else [str(path.resolve() / uri.removeprefix(root)) for uri in found]
+
+    table = Table(str(path), version=version)
     return pl.scan_delta(table)
 
 
 def _check_files(path: Path, version: int) -> None:
     """Raise unless every file of a version is there in its full length (Polars stops the program at a short one)."""
-    from deltalake import DeltaTable
-
-    files = pl.DataFrame(DeltaTable(str(path), version=version).get_add_actions(flatten=True))
+    files = pl.DataFrame(_open(path, version).get_add_actions(flatten=True))
     for name, size in files.select("path", "size_bytes").rows() if files.height else ():
         file = path / unquote(name)
         if not file.exists():
