@@ -1,5 +1,6 @@
 """Dataset versions: the same content is the same version, a broken contract stores nothing, a version never changes."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -91,6 +92,24 @@ def test_a_project_may_live_in_a_folder_of_any_name(tmp_path: Path, folder: str)
         assert read(ws, "p", "people").equals(people())
         assert scan(ws, "p", "people").collect().equals(people())
         assert read(ws, "p", "payments").height == 12
+
+
+def test_a_table_that_is_gone_is_missed_and_not_begun_again(workspace: Workspace) -> None:
+    ingest(workspace, "p", Dataset("people", TableSource(people())))
+    shutil.rmtree(table_path(workspace, "p", "people"))
+    with pytest.raises(Unavailable, match="people is gone, and version 1 was recorded"):
+        ingest(workspace, "p", Dataset("people", TableSource(people(spent=[0.0, 0.0, 0.0]))))
+    with pytest.raises(Unavailable, match="people cannot be read"):
+        read(workspace, "p", "people")
+
+
+def test_a_damaged_log_of_a_table_is_said_in_one_line(workspace: Workspace) -> None:
+    ingest(workspace, "p", Dataset("people", TableSource(people())))
+    for entry in (table_path(workspace, "p", "people") / "_delta_log").glob("*.json"):
+        entry.write_text("damaged")
+    with pytest.raises(Unavailable, match="people cannot be read") as refused:
+        ingest(workspace, "p", Dataset("people", TableSource(people(spent=[0.0, 0.0, 0.0]))))
+    assert "\n" not in refused.value.message
 
 
 @pytest.mark.parametrize("folder", ["a[1]", "a%20b", "a|b"])

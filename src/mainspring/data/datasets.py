@@ -161,7 +161,7 @@ def get_version(ws: Workspace, project: str, name: str, version: int | None = No
         return _version(row)
     if version is not None and (newest := row_of(ws, project, name)) is not None:
         raise NotFound(f"dataset {name!r} has no version {version}; the newest is {newest['version']}",
-                       hint=f"mainspring data history {name}")  # fmt: skip
+                       hint=f"mainspring data show {name}")  # fmt: skip
     names = [found.name for found in list_datasets(ws, project)]
     raise NotFound(f"no dataset {name!r} in project {project!r}{nearest(name, names)}", hint="mainspring data list")
 
@@ -458,7 +458,7 @@ def _readable(
     assert row is not None
     if row["expired_at"] is not None:
         raise NotFound(f"retention deleted rows of {found.ref} on {row['expired_at']:%Y-%m-%d}; it cannot be read",
-                       hint=f"mainspring data history {name} lists the versions that can")  # fmt: skip
+                       hint=f"mainspring data show {name} lists the versions that can")  # fmt: skip
     for column in columns or ():
         found.schema[column]  # raises, naming the nearest
     names = list(found.schema.names if columns is None else columns)

@@ -182,7 +182,7 @@ def _move(ws: Workspace, found: ModelVersion, alias: str, reason: str, expected:
             .with_for_update()
         ).scalar()
         if status == BLOCKED:
-            raise Refused(f"{found.ref} is blocked", hint=f"mainspring models unblock {model}@{version}")
+            raise Refused(f"{found.ref} is blocked", hint=f"mainspring models unblock {model}@{version} --reason ...")
         current: int | None = change.execute(sa.select(aliases.c.version).where(*alias_of).with_for_update()).scalar()
         if expected is not None and current != expected:
             raise Conflict(
