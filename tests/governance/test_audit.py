@@ -42,6 +42,30 @@ def test_the_log_is_read_newest_first_and_narrowed(logged: Workspace) -> None:
     assert read_log(logged, "fraud", type="model%") == []
 
 
+@pytest.mark.parametrize("damage", ["data = 'no JSON'", "at = 'no time'"])
+def test_an_event_that_cannot_be_read_is_named_and_the_rest_are_checked(
+    local_workspace: Workspace, damage: str
+) -> None:
+    for number in range(5):
+        with local_workspace.change("fraud") as change:
+            change.event("run.started", f"run:{number}", {"n": number})
+    _tamper(local_workspace, sa.text(f"UPDATE events SET {damage} WHERE seq = 2"))
+    _tamper(local_workspace, sa.text("UPDATE events SET actor = 'eve' WHERE seq = 4"))
+    assert verify(local_workspace, "fraud").chains[0].problems == (
+        "event 2 was changed after it was written: it cannot be read",
+        "event 4 was changed after it was written",
+    )
+
+
+def test_bytes_that_are_no_text_among_the_seals_hide_no_other_seal(logged: Workspace) -> None:
+    seal(logged)
+    with (logged.home / "audit" / "seals.jsonl").open("ab") as file:
+        file.write(b"\x8c\xff\n")
+    assert verify(logged, "fraud").whole
+    _tamper(logged, events.delete().where(events.c.seq == 5))
+    assert "events 5 to 5 are gone" in verify(logged, "fraud").chains[0].problems[0]
+
+
 def test_a_question_about_the_log_may_be_of_any_size(logged: Workspace) -> None:
     assert read_log(logged, "fraud", subject="é" * 60_000) == []
     with pytest.raises(Invalid, match=r"64 bits|out of range"):

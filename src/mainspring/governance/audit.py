@@ -171,7 +171,7 @@ def _read_seals(ws: Workspace) -> list[tuple[Seal, bool]]:
     if not path.is_file():
         return []
     key, found = _key(ws), []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             data = json.loads(line)
             item = Seal(data["project"], data["seq"], data["hash"], parse_instant(data["at"]))
