@@ -209,9 +209,18 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(local_settings: Se
     path = local_settings.home / "mainspring.db"
     path.write_bytes(b"this is not a database, it is a letter" * 100)
     before = path.read_bytes()
-    with pytest.raises(Refused, match="damaged"):
+    with pytest.raises(Unavailable, match="damaged"):
         open_workspace(local_settings)
     assert path.read_bytes() == before
+
+
+def test_an_option_that_postgresql_does_not_know_is_the_users_mistake(postgres_url: str) -> None:
+    with (
+        closing(Database(f"{postgres_url}&bogus=1")) as database,
+        pytest.raises(Invalid, match="bogus"),
+        database.read(),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("url", ["file", "memory://objects"])

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from mainspring.core.errors import Conflict, Invalid, MissingExtra, Refused, Unavailable
+from mainspring.core.errors import Conflict, Invalid, MissingExtra, Unavailable
 
 BUSY_S = 5.0
 
@@ -107,11 +107,14 @@ class Database:
             cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise Unavailable(f"the decisions database does not answer: {cause}", hint="mainspring doctor") from error
         except sa.exc.DatabaseError as error:
+            if isinstance(error, sa.exc.ProgrammingError) and error.statement is None:
+                hint = 'database = "postgresql://user@host/name" in mainspring.toml, or MAINSPRING_DATABASE'
+                raise Invalid(f"the database's URL is not understood: {error.orig}", hint=hint) from error
             if type(error) is not sa.exc.DatabaseError:
                 raise
-            raise Refused(
+            raise Unavailable(
                 f"the decisions database is damaged: {error.orig}",
-                hint="bring back a copy from the backups folder; mainspring doctor --deep",
+                hint=f"bring back a copy of {self.engine.url.database}; the newest may be in the backups folder beside it",
             ) from error
 
     def close(self) -> None:
