@@ -72,6 +72,12 @@ def test_the_full_form_is_read_without_touching_any_data(tmp_path: Path) -> None
     assert model.watch.heal == ("retrain", "rollback")
 
 
+def test_a_project_file_that_ends_the_program_is_refused_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="stops while it is read: SystemExit: 3") as refused:
+        _load(tmp_path, "import sys\n\nsys.exit(3)\n")
+    assert str(refused.value.where).endswith("project.py:3")
+
+
 def test_what_is_not_built_is_refused_at_plan_each_with_its_own_line(
     tmp_path: Path, local_workspace: Workspace
 ) -> None:

@@ -50,7 +50,7 @@ def load_project(file: Path | str) -> ProjectSpec:
             where=_line_in(path, error),
             hint=f"pip install {error.name}",
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Invalid(
             f"{path.name} stops while it is read: {type(error).__name__}: {error}",
             where=_line_in(path, error),
