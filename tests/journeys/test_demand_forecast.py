@@ -41,7 +41,9 @@ def test_next_week_is_forecast_every_night_to_a_file_and_a_table_by_what_was_kno
         schedule["name"] for schedule in demand.ask("schedules")
     }
 
-    scored = demand.ask("score")
+    assert "--to scores/next_week.parquet" in demand.ask("score", code=2)["hint"]  # two are declared
+    to_file = ("score", "--to", "scores/next_week.parquet")
+    scored = demand.ask(*to_file)
     assert (scored["dataset"], scored["rows"], scored["version"]) == ("next_week", 168, 1)
     tonight = forecast(demand.folder)
     assert tonight["prediction"].is_finite().all()
@@ -76,7 +78,7 @@ def test_next_week_is_forecast_every_night_to_a_file_and_a_table_by_what_was_kno
     assert (grown["added"], grown["removed"]) == (168, 0)
     again = demand.ask("run")
     assert (again["outcome"], again["live_version"]) == ("released", 2)
-    assert demand.ask("score")["version"] == 2
+    assert demand.ask(*to_file)["version"] == 2
     assert demand.ask("lineage", "model:hourly@2")["edges"]
     assert demand.ask("models", "rollback", "hourly", "--reason", "drill")["version"] == 1
-    assert demand.ask("score")["version"] == 1
+    assert demand.ask(*to_file)["version"] == 1

@@ -71,7 +71,7 @@ def score(
             f"model {model.name!r} declares {len(model.batch)} batches: say which",
             hint=", or ".join(f"--to {batch.to}" for batch in model.batch),
         )
-    declared = next((batch for batch in model.batch if to in (None, batch.to)), None)
+    declared = next((batch for batch in model.batch if to in (None, batch.to) or len(model.batch) == 1), None)
     target = to or (declared.to if declared else None)
     if target is None:
         raise Invalid(

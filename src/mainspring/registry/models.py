@@ -75,6 +75,7 @@ def register(
 
 def _register(ws: Workspace, project: str, model: str, row: dict[str, Any]) -> ModelVersion:
     with ws.change(project) as change:
+        change.queue(f"versions/{model}")
         known = change.execute(_of(project, model).where(model_versions.c.run_id == row["run_id"])).mappings().first()
         if known is not None:
             if known["bundle_digest"] != row["bundle_digest"]:
@@ -82,10 +83,6 @@ def _register(ws: Workspace, project: str, model: str, row: dict[str, Any]) -> M
                 raise Conflict(f"run {row['run_id']} registered another bundle, {known['bundle_digest']}, as {ref}")
             return _version(known)
         named = _named(model_versions, project, model)
-        # Registrations queue at the first version; those that find none try again when one of them has made it.
-        change.execute(
-            sa.select(model_versions.c.version).where(*named, model_versions.c.version == 1).with_for_update()
-        )
         same = (
             model_versions.c.bundle_digest == row["bundle_digest"],
             model_versions.c.policy_digest == row["policy_digest"],

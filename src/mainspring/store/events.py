@@ -59,9 +59,7 @@ def append(
     connection: sa.Connection, clock: Clock, *, actor: str, project: str, type: str, subject: str, data: dict[str, Any]
 ) -> Event:
     """Add an event to the project's chain inside the caller's transaction; writers of one project queue."""
-    if connection.dialect.name == "postgresql":
-        # SQLite's write transactions already queue; here two could read the same last row.
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"events/{project}"})
+    queue(connection, f"events/{project}")
     last = connection.execute(
         sa.select(events.c.seq, events.c.hash).where(events.c.project == project).order_by(events.c.seq.desc()).limit(1)
     ).first()
@@ -94,6 +92,15 @@ def append(
         )
     )
     return event
+
+
+def queue(connection: sa.Connection, name: str) -> None:
+    """Let transactions that read and then write what `name` stands for come one after the other, until the commit.
+
+    SQLite's write transactions already do; on PostgreSQL two could read the same last row.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": name})
 
 
 def read_events(

@@ -36,6 +36,10 @@ class Change:
         result: sa.CursorResult[Any] = self.connection.execute(statement, *args)
         return result
 
+    def queue(self, name: str) -> None:
+        """Wait for other changes that queue under `name`, and hold the place until the commit."""
+        events.queue(self.connection, f"{name}/{self.project}")
+
     def event(self, type: str, subject: str, data: dict[str, Any] | None = None) -> events.Event:
         """Record what happened to `subject`; it commits with the rows or not at all."""
         return events.append(
