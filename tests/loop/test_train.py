@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from mainspring.core.settings import load_settings
+from mainspring.registry.models import get_version, record_verdicts, register, set_alias
+from mainspring.store.workspace import open_workspace
 from shop import PROJECT, visits
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -94,3 +99,29 @@ def test_the_report_of_a_version_is_one_page_on_disk(shop: Path, mainspring: Run
     assert "buyer" in page
     assert "roc_auc" in page
     assert "<script" not in page
+
+
+def test_a_changed_copy_of_a_bundle_is_made_anew_from_the_store(shop: Path, mainspring: Run) -> None:
+    done = _json(mainspring(shop, "--json", "run"))
+    copy = shop / ".mainspring" / "serving" / "bundles" / done["bundle_digest"].removeprefix("sha256:")
+    (copy / "signature.json").write_text("{}")
+    visits(500, seed=1).write_csv(shop / "visits.csv")
+    assert _json(mainspring(shop, "--json", "run"))["live_version"] == 2
+    assert _json(mainspring(shop, "--json", "models", "rollback", "buyer"))["version"] == 1
+    assert (copy / "signature.json").read_text() != "{}"
+
+
+def test_a_version_does_not_replace_one_that_it_was_not_judged_against(shop: Path, mainspring: Run) -> None:
+    interrupted = mainspring(shop, "run", MAINSPRING_KILL_AT="release:before")
+    assert interrupted.returncode == -signal.SIGKILL
+    with closing(open_workspace(load_settings(shop, environment={}))) as ws:
+        first = get_version(ws, "shop", "buyer", 1)
+        facts = {"report_digest": first.report_digest, "metrics": first.metrics, "verdicts": (), "author": "bob"}
+        register(
+            ws, "shop", "buyer", bundle_digest=first.bundle_digest, run_id="another", policy_digest="other", **facts
+        )
+        record_verdicts(ws, "shop", "buyer", 2, first.verdicts)
+        set_alias(ws, "shop", "buyer", "production", 2, reason="meanwhile")
+    resumed = _json(mainspring(shop, "--json", "run"), code=1)
+    assert (resumed["outcome"], resumed["version"], resumed["live_version"]) == ("kept", 1, 2)
+    assert any("went live while this one was judged" in note for note in resumed["notes"])

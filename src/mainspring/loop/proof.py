@@ -15,7 +15,7 @@ from mainspring.core.ref import canonical_json
 from mainspring.core.schema import Schema, Signature
 from mainspring.data.frames import to_columns
 from mainspring.loop.fitting import outcomes, split_of
-from mainspring.loop.release import bundle_path
+from mainspring.loop.release import load_scorer
 from mainspring.loop.table import TARGET
 from mainspring.project.definition import ModelDef, ProjectSpec
 from mainspring.store.workspace import Workspace
@@ -42,14 +42,13 @@ def evaluate(ctx: StepContext, spec: ProjectSpec, model: ModelDef, frame: pl.Dat
     from mainspring.evaluation.gates import check_gates, policy_digest
     from mainspring.evaluation.report import render_report
     from mainspring.monitoring.reference import build as build_reference
-    from mainspring.serving.runtime import Scorer
     from mainspring.tracking.runs import Runs
 
     found, trained = ctx.inputs["features"], ctx.inputs["train"]
     signature = Signature.from_json(found["signature"])
     parts = split_of(model, frame, found["time"], tuple(found["key"]))
     test = frame[parts.test]
-    scorer = Scorer.load(bundle_path(ctx.ws, trained["bundle"]), trust_pickle=ctx.ws.settings.trust_pickle)
+    scorer = load_scorer(ctx.ws, trained["bundle"])
     ctx.progress(None, f"measuring on {test.height} rows")
     facts = _facts(ctx, spec, model, frame[np.sort(np.concatenate([parts.train, parts.validation]))], test, scorer)
     verdicts = check_gates(tuple(gate for gate in model.gates if gate.name != "approved"), facts)
@@ -167,12 +166,11 @@ def _live_scores(
 ) -> tuple[Array | None, int | None]:
     """Return what the live version answers on the same rows; None when nothing is live or it cannot take them."""
     from mainspring.registry.models import live
-    from mainspring.serving.runtime import Scorer
 
     current = live(ws, spec.name, model.name)
     if current is None:
         return None, None
-    scorer = Scorer.load(bundle_path(ws, current.bundle_digest), trust_pickle=ws.settings.trust_pickle)
+    scorer = load_scorer(ws, current.bundle_digest)
     if any(name not in test.columns for name in scorer.signature.inputs.names):
         return np.full(test.height, np.nan), current.version  # a gate that compares must not pass on nothing
     columns = to_columns(test.select(scorer.signature.inputs.names), scorer.signature.inputs)

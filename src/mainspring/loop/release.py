@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mainspring.core.errors import Conflict, Refused
 from mainspring.core.records import ModelVersion
 from mainspring.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mainspring.serving.runtime import Scorer
 
 PRODUCTION = "production"
 
@@ -38,7 +43,7 @@ def promote(
     """Point an alias at a version; `production` takes only a version that passed its gates, and the endpoint follows.
 
     Args:
-        expected: The version the alias must point at now; None for any.
+        expected: The version the alias must point at now, 0 for none; None for whatever it is.
 
     Raises:
         NotFound: there is no such version.
@@ -51,7 +56,7 @@ def promote(
     current = live(ws, project, model) if alias == PRODUCTION else None
     if alias == PRODUCTION:
         _require_proof(ws, found)
-        bundle_path(ws, found.bundle_digest)  # what cannot be loaded never goes live
+        load_scorer(ws, found.bundle_digest)  # what cannot be loaded never goes live
     if current is not None and current.version == version:
         return AliasMove(project, model, alias, version, version, reason, sync_endpoint(ws, project, model))
     set_alias(ws, project, model, alias, version, reason=reason or "promoted by hand", expected=expected)
@@ -83,7 +88,7 @@ def rollback(ws: Workspace, project: str, model: str, *, to: int | None = None, 
         raise Conflict(f"{target.ref} is the live version", hint="name another with --to")
     why = reason or "rolled back by hand"
     _require_proof(ws, target)
-    bundle_path(ws, target.bundle_digest)
+    load_scorer(ws, target.bundle_digest)
     set_alias(ws, project, model, PRODUCTION, target.version, reason=why, expected=current.version)
     block(ws, project, model, current.version, reason=why)
     return AliasMove(
@@ -161,6 +166,23 @@ def bundle_path(ws: Workspace, bundle_digest: str) -> Path:
 
     path = bundle_directory(ws.home, bundle_digest)
     return path if (path / "manifest.json").exists() else materialise(ws.objects, bundle_digest, path)
+
+
+def load_scorer(ws: Workspace, bundle_digest: str) -> Scorer:
+    """Load a bundle from this machine's copy; a copy that was changed is made anew from the store, once.
+
+    Raises:
+        Refused: the store's own files were changed too, or the bundle does not give its golden scores.
+    """
+    from mainspring.serving.runtime import Scorer
+
+    path = bundle_path(ws, bundle_digest)
+    trusted = ws.settings.trust_pickle
+    try:
+        return Scorer.load(path, trust_pickle=trusted, bundle_digest=bundle_digest)
+    except Refused:
+        shutil.rmtree(path)
+        return Scorer.load(bundle_path(ws, bundle_digest), trust_pickle=trusted, bundle_digest=bundle_digest)
 
 
 def is_servable(ws: Workspace, version: ModelVersion) -> bool:

@@ -16,7 +16,7 @@ from mainspring.data.frames import to_columns
 from mainspring.features.batch import training_table
 from mainspring.governance.secrets import SCHEME, resolve
 from mainspring.loop import table as tables
-from mainspring.loop.release import bundle_path
+from mainspring.loop.release import load_scorer
 from mainspring.project.definition import ProjectSpec
 from mainspring.store.workspace import Workspace
 
@@ -62,7 +62,6 @@ def score(
     from mainspring.data.datasets import get_version as get_dataset_version
     from mainspring.data.datasets import ingest, read
     from mainspring.registry.models import get_version, live
-    from mainspring.serving.runtime import Scorer
 
     began = ws.clock.monotonic()
     model = spec.model(name)
@@ -82,7 +81,7 @@ def score(
     )
     if found is None:
         raise Conflict(f"model {model.name!r} has no live version", hint="mainspring run")
-    scorer = Scorer.load(bundle_path(ws, found.bundle_digest), trust_pickle=ws.settings.trust_pickle)
+    scorer = load_scorer(ws, found.bundle_digest)
     # The version's own definitions, not the project file's of today; they look back on the data they were declared on,
     # whichever rows are scored.
     windows = [view for view in scorer.views if view.kind == "window"]

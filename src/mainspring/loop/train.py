@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mainspring.core.errors import Unavailable
+from mainspring.core.errors import Conflict, Unavailable
 from mainspring.core.records import Verdict
 from mainspring.core.ref import digest_json
 from mainspring.loop import table as tables
@@ -300,7 +300,20 @@ class _Training:
         if is_blocked or is_older:
             # It was live once and was rolled back or replaced: only a person brings it back.
             return {"outcome": "kept", "live": current.version if current else None}
-        promote(ctx.ws, self.spec.name, self.model.name, version, reason=f"run {ctx.run_id} passed its gates")
+        try:
+            promote(
+                ctx.ws,
+                self.spec.name,
+                self.model.name,
+                version,
+                reason=f"run {ctx.run_id} passed its gates",
+                # What it was judged against; another version that went live meanwhile was not in the comparison.
+                expected=ctx.inputs["evaluate"]["live_version"] or 0,
+            )
+        except Conflict:
+            now = live(ctx.ws, self.spec.name, self.model.name)
+            note = f"version {now.version if now else 'none'} went live while this one was judged: run again to compare"
+            return {"outcome": "kept", "live": now.version if now else None, "notes": [note]}
         ctx.kill_point()
         return {"outcome": "released", "live": version}
 

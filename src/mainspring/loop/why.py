@@ -13,7 +13,7 @@ import polars as pl
 
 from mainspring.core.errors import NotFound
 from mainspring.data.frames import POLARS_TYPES, to_columns
-from mainspring.loop.release import PRODUCTION, bundle_path
+from mainspring.loop.release import PRODUCTION, load_scorer
 from mainspring.loop.table import from_parquet
 from mainspring.store.events import read_events
 from mainspring.store.workspace import Workspace
@@ -69,7 +69,6 @@ def why(ws: Workspace, project: str, prediction_id: str) -> Dossier:
     from mainspring.governance.approvals import list_approvals
     from mainspring.monitoring.capture import find_prediction
     from mainspring.registry.models import as_of, get_lineage, get_version
-    from mainspring.serving.runtime import Scorer
 
     found = find_prediction(ws.home, project, prediction_id)
     if found is None:
@@ -87,7 +86,7 @@ def why(ws: Workspace, project: str, prediction_id: str) -> Dossier:
     recorded = record.get("scores") or record["score"]
     version = get_version(ws, project, model, record["version"])
     lineage = get_lineage(ws, project, model, version.version)
-    scorer = Scorer.load(bundle_path(ws, version.bundle_digest), trust_pickle=ws.settings.trust_pickle)
+    scorer = load_scorer(ws, version.bundle_digest)
     row = _one_row(scorer, inputs)
     again = scorer.score(row, 1)
     live_then = as_of(ws, project, model, PRODUCTION, record["at"])

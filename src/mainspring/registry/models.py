@@ -150,7 +150,7 @@ def set_alias(
 
     Args:
         reason: Why, in a sentence; it stays in the record.
-        expected: The version the alias must point at now; None for any.
+        expected: The version the alias must point at now, 0 for none; None for whatever it is.
 
     Raises:
         NotFound: there is no such version.
@@ -181,9 +181,9 @@ def _move(ws: Workspace, found: ModelVersion, alias: str, reason: str, expected:
         if status == BLOCKED:
             raise Refused(f"{found.ref} is blocked", hint=f"mainspring models unblock {model}@{version} --reason ...")
         current: int | None = change.execute(sa.select(aliases.c.version).where(*alias_of).with_for_update()).scalar()
-        if expected is not None and current != expected:
+        if expected is not None and (current or 0) != expected:
             raise Conflict(
-                f"{alias!r} of {model!r} points at {current or 'nothing'}, not at {expected}",
+                f"{alias!r} of {model!r} points at {current or 'nothing'}, not at {expected or 'nothing'}",
                 hint=f"look again: mainspring models list {model}",
             )
         if current == version:
@@ -335,7 +335,7 @@ def _missing(ws: Workspace, project: str, model: str, version: int | str) -> Not
     if model not in names:
         return NotFound(
             f"project {project!r} has no version of a model {model!r}{nearest(model, names)}",
-            hint=f"mainspring run {model}",
+            hint="mainspring models list",
         )
     if isinstance(version, int) or version.isdecimal():
         return NotFound(f"model {model!r} has no version {version}", hint=f"mainspring models list {model}")
