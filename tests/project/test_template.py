@@ -243,6 +243,12 @@ def test_what_cannot_be_a_project_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+def test_an_example_whose_target_is_wrong_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"customers\.csv: no column 'nope'"):
+        create_project(tmp_path / "shop", name="shop", target="nope")
+    assert not (tmp_path / "shop").exists()
+
+
 def test_a_project_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     create_project(tmp_path / "shop", name="shop")
     with pytest.raises(Conflict, match="is there already"):

@@ -6,6 +6,7 @@ import json
 import keyword
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,28 +52,37 @@ def create_project(
     for file in ("project.py", "mainspring.toml"):
         if (folder / file).exists():
             raise Conflict(f"{folder / file} is there already", hint="choose another name, or delete it first")
-    if data is None:
-        source, target = folder / "customers.csv", target or "churned"
-        report, content = None, _example()
-        folder.mkdir(parents=True, exist_ok=True)
-        source.write_text(content, encoding="utf-8")
-    else:
-        source, report = Path(data), None
-    report = inspect_table(source, columns=columns, options=ReadOptions.from_json(read or {}))
-    if target is None:
-        raise Invalid("which column is to be predicted?", hint=f"--target, one of: {', '.join(report.frame.columns)}")
-    try:
-        found = infer(report.frame, target, time=time)
-    except MainspringError as error:
-        raise type(error)(f"{source.name}: {error.message}", hint=error.hint) from None
-    files = _render(name, _path_from(folder.resolve(), source.resolve()), source, report, found)
-    written = [source] if data is None else []
+    options = ReadOptions.from_json(read or {})
+    if data is not None:
+        files = _from_table(name, folder, Path(data), target, columns, time, options)
+    else:  # the example is read where it leaves nothing behind when the target is wrong
+        with tempfile.TemporaryDirectory() as scratch:
+            example = Path(scratch) / "customers.csv"
+            example.write_text(_example(), encoding="utf-8")
+            files = _from_table(name, Path(scratch), example, target or "churned", columns, time, options)
+            files = {example.name: example.read_text(encoding="utf-8"), **files}
+    written = []
     for place, text in files.items():
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         written.append(path)
     return written
+
+
+def _from_table(
+    name: str, folder: Path, source: Path, target: str | None, columns: Sequence[str] | None, time: str | None,
+    options: ReadOptions,
+) -> dict[str, str]:  # fmt: skip
+    """Return the texts of the project's files by their place in `folder`; writes nothing."""
+    report = inspect_table(source, columns=columns, options=options)
+    if target is None:
+        raise Invalid("which column is to be predicted?", hint=f"--target, one of: {', '.join(report.frame.columns)}")
+    try:
+        found = infer(report.frame, target, time=time)
+    except MainspringError as error:
+        raise type(error)(f"{source.name}: {error.message}", hint=error.hint) from None
+    return _render(name, _path_from(folder.resolve(), source.resolve()), source, report, found)
 
 
 def _path_from(folder: Path, source: Path) -> str:
