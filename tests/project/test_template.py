@@ -15,6 +15,7 @@ import pytest
 
 from mainspring import load_project
 from mainspring.core.errors import Conflict, Invalid, MainspringError, NotFound
+from mainspring.data.contract import run_checks
 from mainspring.data.frames import canonical, to_pandas
 from mainspring.evaluation.metrics import better_by, compute_metrics
 from mainspring.loop.fitting import outcomes, split_of
@@ -182,6 +183,21 @@ def test_texts_that_miss_are_read_as_empty_in_training_and_serving(tmp_path: Pat
     assert 'request["note"].fill_null("")' in source
     assert 'text, "note_filled")' in source
     assert _measure(tmp_path / "made")["project"] > 0.9
+
+
+def test_rows_without_a_target_keep_the_contract_and_are_not_learned_from(tmp_path: Path) -> None:
+    frame = _table().with_columns(pl.when(pl.int_range(pl.len()) % 2 == 0).then("late").alias("late"))
+    frame = frame.with_columns(  # where the target misses, other promises are broken as well
+        pl.when(pl.col("late").is_null()).then(-1.0).otherwise("amount").alias("amount"),
+        pl.when(pl.col("late").is_null()).then(pl.lit("A00000")).otherwise("order_id").alias("order_id"),
+    )
+    source = _project(tmp_path, frame, "late")
+    assert "ms.check.rows(at_least=150)" in source
+    assert 'ms.check.not_null("amount", "country")' in source
+    assert "# rows: 150 of 300 have no target; they are not learned from" in source
+    (entry,) = load_project(tmp_path / "made" / "project.py").datasets.values()
+    rows = canonical(entry.dataset.source.read(None))
+    assert run_checks(rows, entry.dataset.checks, now=datetime(2026, 1, 1, tzinfo=UTC)).passed
 
 
 def test_columns_that_teach_nothing_or_too_much_are_left_out_with_the_reason(tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ class Inferred:
         filled: Texts that miss in some rows, and are read as empty there.
         calendar: Numbers that are read off the event time.
         nonnegative: Numbers that were never below 0.
-        complete: Columns that never missed a value.
+        complete: Columns that never missed a value, the time and the target among them.
+        rows: All rows of the table.
+        unlabelled: Rows without a target; what is learned is learned from the others.
     """
 
     target: str
@@ -71,6 +73,7 @@ class Inferred:
     nonnegative: tuple[str, ...]
     complete: tuple[str, ...]
     rows: int
+    unlabelled: int
     choice: Choice
     why: dict[str, str] = field(default_factory=dict)
 
@@ -93,13 +96,15 @@ def infer(frame: pl.DataFrame, target: str, *, time: str | None = None) -> Infer
             raise NotFound(
                 f"no column {name!r}{nearest(name, frame.columns)}", hint=f"columns: {', '.join(frame.columns)}"
             )
-    frame = frame.filter(pl.col(target).is_not_null())
+    everything, frame = frame, frame.filter(pl.col(target).is_not_null())
     why: dict[str, str] = {}
-    time = _time(frame, target, time, why)
+    time = _time(everything, target, time, why)
     task, classes = _task(frame[target], target, time, why)
     findings = inspect_leakage(frame, None, target, time=time, task=task)
     named = [found.column for found in findings if found.code == "identifier"]
-    key = min(named, key=frame.columns.index) if named else None
+    # What holds in the rows with a target need not hold in all, which is what a contract is about.
+    unique = [name for name in named if everything[name].n_unique() == everything.height]
+    key = min(unique, key=frame.columns.index) if unique else None
     why["key"] = "it has another value in every row" if key else "no column has another value in every row"
     leaks = {f.column: f"leak: {f.message}" for f in findings if f.severity == "error" and f.code != "identifier"}
     personal = _personal(frame, key)
@@ -131,9 +136,12 @@ def infer(frame: pl.DataFrame, target: str, *, time: str | None = None) -> Infer
     return Inferred(
         target=target, task=task, classes=classes, metric=metric, key=key, time=time, columns=columns,
         left_out=left_out, filled=filled, calendar=calendar, personal=personal,
-        nonnegative=tuple(n for n in columns.numbers if (frame[n].min() or 0) >= 0 and frame[n].n_unique() > 2),  # type: ignore[operator]
-        complete=tuple(n for n in (*columns.numbers, *columns.words, *columns.texts) if not frame[n].null_count()),
-        rows=frame.height, choice=choice, why=why,
+        nonnegative=tuple(n for n in columns.numbers if (everything[n].min() or 0) >= 0 and frame[n].n_unique() > 2),  # type: ignore[operator]
+        complete=tuple(
+            n for n in (time, target, *columns.numbers, *columns.words, *columns.texts)
+            if n is not None and not everything[n].null_count()
+        ),
+        rows=everything.height, unlabelled=everything.height - frame.height, choice=choice, why=why,
     )  # fmt: skip
 
 

@@ -172,11 +172,12 @@ def _is_typed(source: Path) -> bool:
 
 def _contract(table: str, found: Inferred) -> str:
     dropped = set(found.personal)
-    complete = [n for n in (found.time, found.target, *found.complete) if n and n not in dropped]
+    complete = [n for n in found.complete if n not in dropped]
     checks = [f"    ms.check.rows(at_least={max(1, found.rows // 2)}),  # half of what there is now"]
     if found.key:
         checks.append(f"    ms.check.unique({_text(found.key)}),")
-    checks.append(_wrapped("ms.check.not_null(", [_text(n) for n in dict.fromkeys(complete)], "),", 4))
+    if complete:
+        checks.append(_wrapped("ms.check.not_null(", [_text(n) for n in complete], "),", 4))
     if found.classes and len(found.classes) <= 20:
         checks.append(
             _wrapped(
@@ -209,6 +210,8 @@ def _features(project: str, found: Inferred) -> list[str]:
 def _model(project: str, table: str, model: str, found: Inferred) -> str:
     choice = found.choice
     comments = [f"task: {found.task} ({found.why['task']})", f"split: {found.why['split']}"]
+    if found.unlabelled:
+        comments.append(f"rows: {found.unlabelled:,} of {found.rows:,} have no target; they are not learned from")
     comments += [f"left out: {name} ({reason})" for name, reason in found.left_out.items()]
     comments += [f"text: {name} ({found.why[name]})" for name in found.columns.texts]
     if choice.figures:
