@@ -281,6 +281,14 @@ def test_a_target_of_one_value_or_of_dates_is_refused(tmp_path: Path) -> None:
             create_project(tmp_path / "new", name="orders", data=tmp_path / "orders.csv", target=target)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_target_that_counts_the_rows_is_refused(tmp_path: Path, first: int) -> None:
+    frame = _table().with_columns(row=pl.int_range(first, first + pl.len()))
+    with pytest.raises(Invalid, match=f"column 'row' only counts the rows, from {first} to {first + 299}") as refused:
+        _project(tmp_path, frame, "row")
+    assert "choose another --target" in refused.value.hint
+
+
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression", "forecast"])
 @pytest.mark.parametrize(
     "columns", [Columns(("n",), ()), Columns((), ("w",)), Columns(("n",), ("w",)), Columns(("n",), ("w",), ("t",))]

@@ -178,6 +178,9 @@ def _task(target: pl.Series, name: str, time: str | None, why: dict[str, str]) -
         raise Invalid(f"column {name!r} has {len(values)} different value{'s' * (len(values) != 1)}: there is nothing "
                       "to predict", hint="choose another --target")  # fmt: skip
     numeric = target.dtype.is_numeric()
+    if len(values) > 2 and _counts_rows(target):
+        raise Invalid(f"column {name!r} only counts the rows, from {values[0]} to {values[-1]}: it is no outcome",
+                      hint="choose another --target, a column whose value is not known beforehand")  # fmt: skip
     if target.dtype.is_temporal():
         raise Invalid(f"column {name!r} holds dates, which no task predicts", hint="predict a number of days instead")
     if len(values) == 2 and (not target.dtype.is_float() or set(values) == {0.0, 1.0}):
@@ -196,6 +199,13 @@ def _task(target: pl.Series, name: str, time: str | None, why: dict[str, str]) -
                       hint="choose a column with fewer values, or a number")  # fmt: skip
     why["task"] = f"{len(values)} different values"
     return "multiclass", tuple(values)
+
+
+def _counts_rows(target: pl.Series) -> bool:
+    """Tell a row's number from an amount: whole numbers from 0 or 1, each the one before and 1."""
+    if not target.dtype.is_integer() or target[0] not in (0, 1):
+        return False
+    return bool((target.cast(pl.Int64).diff().drop_nulls() == 1).all())
 
 
 def _are_codes(target: pl.Series, values: list[int | float]) -> bool:
