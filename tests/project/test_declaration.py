@@ -253,6 +253,7 @@ HEAD = 'import mainspring as ms\np = ms.Project("p")\nrows = p.dataset("rows.csv
 MODEL = HEAD + '@p.model(predicts=rows["b"])\ndef m(X, y, depth=3): return None\n'
 BROKEN = {
     "no project": ("import mainspring\n", 0, "declares 0 projects"),
+    "a project without a name": ('import mainspring as ms\nms.Project("a")\n', 2, "assign it: name = ms.Project"),
     "two projects": ('import mainspring as ms\na = ms.Project("a")\nb = ms.Project("b")\n', 0, "declares 2 projects"),
     "not python": ("import mainspring as ms\nproject = = 3\n", 2, "not Python"),
     "a name with a slash": ('import mainspring as ms\np = ms.Project("a/b")\n', 2, "not a name for a project"),

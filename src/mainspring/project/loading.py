@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import linecache
 import sys
@@ -59,6 +60,12 @@ def load_project(file: Path | str) -> ProjectSpec:
     finally:
         sys.path.remove(str(path.parent))
     found = {id(value): value for value in vars(module).values() if isinstance(value, Project)}
+    if not found and (line := _unnamed_project(path)):
+        raise Invalid(
+            f"{path.name} makes a project and keeps it under no name",
+            where=Where(str(path), line),
+            hint='assign it: name = ms.Project("name")',
+        )
     if len(found) != 1:
         raise Invalid(
             f"{path.name} declares {len(found)} projects; one file declares one",
@@ -66,6 +73,14 @@ def load_project(file: Path | str) -> ProjectSpec:
             hint='write name = ms.Project("name")',
         )
     return next(iter(found.values())).spec()
+
+
+def _unnamed_project(path: Path) -> int:
+    """Return the line on which a `Project` is made, 0 when there is none."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "Project":
+            return node.lineno
+    return 0
 
 
 def _line_in(path: Path, error: BaseException) -> Where:
