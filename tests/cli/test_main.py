@@ -1,3 +1,4 @@
+import errno
 import json
 import resource
 import shlex
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mainspring import __version__
 from mainspring.cli import main as program
 from mainspring.cli.main import app, globals_first, run
 from mainspring.core.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Unavailable
@@ -151,6 +153,25 @@ def test_exit_codes_say_whose_turn_it_is(
     assert "Traceback" not in said
     if code == 70:
         assert Path(said.rpartition("the file ")[2].strip()).read_text().startswith("Traceback")
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+    assert run(globals_first(["--version", "--json"])) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": __version__}
+
+
+def test_what_the_system_refuses_is_unavailable_and_names_the_path(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/locked")
+
+    monkeypatch.setattr(program, "app", fail)
+    assert run([]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("unavailable: /data/locked cannot be used: Permission denied\nhint: ")
 
 
 def test_a_broken_project_file_is_named_with_its_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from contextlib import chdir
 from pathlib import Path
@@ -17,6 +18,17 @@ OK, SAID_NO, MISTAKE, UNAVAILABLE, BUG = 0, 1, 2, 3, 70
 EPILOG = "Every command also takes --json, -C DIR, --project NAME and --url URL."
 # Global options that may stand anywhere on the line, and whether each takes a value.
 _GLOBAL = {"--json": False, "-C": True, "--directory": True, "--project": True, "--url": True}
+# What to do when the system says no.
+_NEXT = {
+    errno.EACCES: "check who owns it and its permissions",
+    errno.EPERM: "check who owns it and its permissions",
+    errno.EROFS: "use a folder that can be written to",
+    errno.ENOENT: "check the path; its folder must be there",
+    errno.ENOTDIR: "check the path; a part of it is a file",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOSPC: "free some space and try again",
+    errno.EDQUOT: "free some space and try again",
+}
 # Everything wrong with a command line; Typer names its own copy of the class only through a subclass.
 _USAGE: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -34,20 +46,27 @@ for name, group in (("models", models.app), ("runs", runs.app), ("data", data.ap
     app.add_typer(group, name=name, epilog=EPILOG, no_args_is_help=True)
 
 
+def _show_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        from mainspring import __version__
+
+        as_json = context.params.get("as_json", False)
+        typer.echo(f'{{"version": "{__version__}"}}' if as_json else __version__)
+        raise typer.Exit
+
+
 @app.callback()
 def start(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    # Eager, as --version is: the version is printed before a command is asked for.
+    as_json: Annotated[bool, typer.Option("--json", is_eager=True, help="Print JSON.")] = False,
     directory: Annotated[Path, typer.Option("-C", "--directory", help="Folder of the project.")] = Path(),
     named: Annotated[str, typer.Option("--project", help="Project, where there are several.")] = "",
     url: Annotated[str, typer.Option("--url", help="Control plane to use instead of this machine's files.")] = "",
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
 ) -> None:
-    if version:
-        from mainspring import __version__
-
-        typer.echo(__version__)
-        raise typer.Exit
     if directory.is_dir():
         # As with make and git: what a project's functions open by a relative path starts at the project's folder.
         context.with_resource(chdir(directory))
@@ -81,6 +100,9 @@ def run(arguments: list[str]) -> int:
     except _USAGE as error:
         say(_as_invalid(cast(typer.BadParameter, error)), as_json=as_json)
         return MISTAKE
+    except OSError as error:
+        say(_as_unavailable(error), as_json=as_json)
+        return UNAVAILABLE
     except Exception as error:
         _say_bug(error, as_json=as_json)
         return BUG
@@ -122,6 +144,13 @@ def _as_invalid(error: typer.BadParameter) -> MainspringError:
     message = error.format_message().rstrip(".")
     path = error.ctx.command_path if error.ctx else "mainspring"
     return Invalid(message[:1].lower() + message[1:], hint=f"{path} --help")
+
+
+def _as_unavailable(error: OSError) -> MainspringError:
+    reason = error.strerror or str(error) or type(error).__name__
+    named = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    hint = _NEXT.get(error.errno or 0, "look at the path, its disk and its permissions")
+    return Unavailable(f"{named} cannot be used: {reason}" if named else f"the system refused: {reason}", hint=hint)
 
 
 def _say_bug(error: Exception, *, as_json: bool) -> None:
