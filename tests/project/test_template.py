@@ -20,7 +20,7 @@ from mainspring.data.frames import canonical, to_pandas
 from mainspring.evaluation.metrics import better_by, compute_metrics
 from mainspring.loop.fitting import outcomes, split_of
 from mainspring.loop.table import build, resolve_task
-from mainspring.project.recipes import Columns, load, recipes
+from mainspring.project.recipes import Columns, choose, load, recipes, to_model
 from mainspring.project.template import create_project
 from mainspring.training.trainer import fit_model, predict_scores
 
@@ -281,6 +281,29 @@ def test_a_target_of_one_value_or_of_dates_is_refused(tmp_path: Path) -> None:
             create_project(tmp_path / "new", name="orders", data=tmp_path / "orders.csv", target=target)
 
 
+def test_of_a_few_rows_a_fixed_model_is_written_that_says_so(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"a": [float(i * 3 % 7) for i in range(8)], "left": ["yes", *["no"] * 3] * 2})
+    source = _project(tmp_path, frame, "left")
+    assert "# model: linear and trees (6 rows to learn from are too few to measure models on)" in source
+    (model,) = load_project(tmp_path / "made" / "project.py").models.values()
+    X, y = to_model(frame, Columns(("a",), ())), frame["left"].to_numpy().astype(object)
+    assert len(predict_scores(fit_model(model.function, X, y, {}).estimator, X, "binary", ("no", "yes"))) == 8
+
+
+def test_a_table_too_short_to_test_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="3 rows with a 'left' are too few to learn from some and test on others"):
+        _project(tmp_path, pl.DataFrame({"a": [1.0, 2.0, 3.5], "left": ["yes", "no", "no"]}), "left")
+
+
+def test_models_that_fail_while_they_are_measured_are_passed_over_with_the_reason() -> None:
+    frame = pl.DataFrame({"a": [float(i % 7) for i in range(90)], "y": ["no"] * 89 + ["yes"]})
+    choice = choose(frame, "y", "binary", ("no", "yes"), Columns(("a",), ()), metric="roc_auc", in_time=True)
+    assert choice.recipe.name == "linear and trees"
+    assert not choice.figures
+    assert choice.how == "no model could be measured"
+    assert "2 classes" in choice.failed["linear and trees"]
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_target_that_counts_the_rows_is_refused(tmp_path: Path, first: int) -> None:
     frame = _table().with_columns(row=pl.int_range(first, first + pl.len()))
@@ -299,8 +322,6 @@ def test_every_recipe_fits_twice_to_the_same_scores(task: Any, columns: Columns)
     frame = pl.DataFrame({
         "n": n, "w": random.choice(["a", "b", None], 120), "t": random.choice(["one two three", "four five"], 120),
     }).select(*columns.numbers, *columns.words, *columns.texts)  # fmt: skip
-    from mainspring.project.recipes import to_model
-
     classes: tuple[str, ...] = {"binary": ("x", "y"), "multiclass": ("x", "y", "z")}.get(task, ())
     y = np.array([classes[i % len(classes)] for i in range(120)], dtype=object) if classes else n * 2
     X = to_model(frame, columns)

@@ -34,6 +34,7 @@ _TIME_NAMES = ("at", "time", "timestamp", "ts", "datetime", "date", "day", "dted
 _PARTS = {"hour": 24, "weekday": 7, "month": 12}
 _MOST_CLASSES = 1000
 _TEST_SHARE = 0.2
+_LEAST_SPLIT = 20  # with fewer rows a share of them can be none
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,13 @@ def infer(frame: pl.DataFrame, target: str, *, time: str | None = None) -> Infer
     if time is not None:
         whole = whole.sort(time, maintain_order=True)
     rule = by_time(test=_TEST_SHARE) if time else by_chance(test=_TEST_SHARE)
-    parts = split(whole, rule, time=time, target=target, key=(key,) if key else ())
+    try:
+        parts = split(whole, rule, time=time, target=target, key=(key,) if key else ())
+    except Invalid as error:
+        if whole.height >= _LEAST_SPLIT:
+            raise
+        raise Invalid(f"{whole.height} rows with a {target!r} are too few to learn from some and test on others",
+                      hint="bring a table of more rows") from error  # fmt: skip
     why["split"] = "the newest fifth is the test" if time else "a fifth drawn by a hash, equal rows on one side"
     metric = default_metric(task)
     seen = Columns((*columns.numbers, *(part.name for part in calendar)), columns.words, columns.texts)

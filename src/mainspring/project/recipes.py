@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from textwrap import indent
 from typing import Any
@@ -20,6 +21,7 @@ Array = npt.NDArray[Any]
 _FOLDS = 3
 _MOST_ROWS = 20_000
 _FEW_ROWS = 10_000
+_LEAST_ROWS = 50  # on fewer, three rounds of a handful of rows tell chance apart from nothing
 _STEADY = "deterministic=True, force_row_wise=True, n_jobs=1, random_state=0, verbose=-1"
 
 
@@ -43,12 +45,19 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The recipe chosen, and the figure of every one that was measured, on rows that training kept apart."""
+    """The recipe chosen, and the figure of every one that was measured, on rows that training kept apart.
+
+    Args:
+        figures: Figure by recipe; empty when none was measured.
+        how: How they were measured, or why the recipe was chosen without.
+        failed: Why a recipe could not be measured, by its name.
+    """
 
     recipe: Recipe
     metric: str
     figures: dict[str, float]
     how: str
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def recipes(task: Task, columns: Columns, *, rows: int, is_skewed: bool = False) -> tuple[Recipe, ...]:
@@ -215,7 +224,9 @@ def choose(
     frame: pl.DataFrame, target: str, task: Task, classes: Sequence[Label], columns: Columns, *, metric: str,
     in_time: bool,
 ) -> Choice:  # fmt: skip
-    """Return the recipe that does best on rows it did not learn from.
+    """Return the recipe that does best on rows it did not learn from; of too few rows, a fixed one.
+
+    A recipe that fails on some of the rows is passed over, with its reason.
 
     Args:
         frame: The rows that training may see, in time order when `in_time`; never the test rows.
@@ -231,16 +242,33 @@ def choose(
     is_skewed = y.dtype.is_numeric() and float(y.min() or 0) >= 0 and float(y.cast(pl.Float64).skew() or 0) > 0.75  # type: ignore[arg-type]
     candidates = recipes(task, columns, rows=frame.height, is_skewed=is_skewed)
     if len(candidates) == 1:
-        return Choice(candidates[0], metric, {}, "the usual first model for text")
+        return Choice(candidates[0], metric, {}, candidates[0].why)
+    steady = _blend(task, columns)
+    if frame.height < _LEAST_ROWS:
+        return Choice(steady, metric, {}, f"{frame.height} rows to learn from are too few to measure models on")
     sample = frame.gather_every(-(-frame.height // _MOST_ROWS)) if frame.height > _MOST_ROWS else frame
     folds = _folds(sample.height, in_time)
-    figures = {
-        recipe.name: _figure(recipe, sample, target, task, classes, columns, metric, folds) for recipe in candidates
-    }
-    best = max(candidates, key=lambda recipe: better_by(metric, figures[recipe.name], 0.0))
+    figures: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    for recipe in candidates:
+        try:
+            figure = _figure(recipe, sample, target, task, classes, columns, metric, folds)
+        except Exception as error:  # a round may lack a class, or hold what one library does not take
+            failed[recipe.name] = f"{type(error).__name__}: {error}"
+            continue
+        if math.isfinite(figure):
+            figures[recipe.name] = figure
+        else:
+            failed[recipe.name] = f"{metric} has no value in some round"
+    if not figures:
+        return Choice(steady, metric, {}, "no model could be measured", failed)
+    best = max(
+        (recipe for recipe in candidates if recipe.name in figures),
+        key=lambda recipe: better_by(metric, figures[recipe.name], 0.0),
+    )
     rounds = f"{len(folds)} rounds, each" if len(folds) > 1 else "one round,"
     how = f"{rounds} tested on {'the rows that follow in time' if in_time else 'rows kept apart'}"
-    return Choice(best, metric, figures, how)
+    return Choice(best, metric, figures, how, failed)
 
 
 def _folds(rows: int, in_time: bool) -> list[tuple[Array, Array]]:

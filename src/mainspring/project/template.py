@@ -218,7 +218,8 @@ def _model(project: str, table: str, model: str, found: Inferred) -> str:
         comments.append(f"model: {choice.recipe.name}; {choice.metric} over {choice.how}, the test rows unseen:")
         comments += [f"  {figure:.4g}  {name}" for name, figure in choice.figures.items()]
     else:
-        comments.append(f"model: {choice.recipe.name} ({choice.recipe.why})")
+        comments.append(f"model: {choice.recipe.name} ({choice.how})")
+    comments += [f"  not measured: {name} ({reason})" for name, reason in choice.failed.items()]
     excluded = [*(n for n in found.left_out if n not in found.personal), *found.filled]
     uses = [f"{table}.without({', '.join(_text(n) for n in excluded)})" if excluded else f"{table}.without()"]
     uses += [n.name for n in found.calendar] + [f"{_identifier(n, 'text')}_filled" for n in found.filled]
