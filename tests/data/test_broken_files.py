@@ -8,11 +8,12 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from mainspring.core.errors import Invalid, MainspringError
-from mainspring.data.reader import inspect_table
+from mainspring.data.reader import ReadOptions, inspect_table
 
 
 def _zip(**members: str) -> bytes:
@@ -52,6 +53,8 @@ BROKEN: dict[str, tuple[bytes, str, str]] = {
     "no_name.csv": (b"id,,amount\n1,2,3\n4,5,6\n", "column 2 has no name", "columns=[...]"),
     "nul.csv": (b"a,b\n1,2\n3,\x004\n", "line 3 holds a NUL", "write the file again"),
     "bad_utf8.csv": (("name,n\n" + "Zoë,1\n" * 20).encode() + b"Jos\xe9,2\n", "line 22 is not utf-8", "cp1252"),
+    "shift_jis.csv": (("name,n\n" + "東京ソース,1\n" * 20).encode("shift_jis"), "line 2 is neither UTF-8 nor cp1252", 'read={"encoding": "shift_jis"}'),
+    "random.csv": (np.random.default_rng(0).bytes(4096), "is neither UTF-8 nor cp1252", "seems to be binary, or text in another encoding"),
     "page.csv": (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "a web page", "download"),
     "pointer.csv": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git LFS pointer", "git lfs pull"),
     "book.csv": (_zip(xl__workbook_xml="<x/>", content="x"), "Excel workbook", "save the sheet as CSV"),
@@ -91,6 +94,18 @@ def test_a_broken_file_gives_one_clear_error_with_a_hint(name: str, tmp_path: Pa
     assert hint in caught.value.hint
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize(
+    ("encoding", "offered"), [("cp1252", "shift_jis"), ("shift_jis", "utf-16"), ("utf-8", "cp1252")]
+)
+def test_the_encoding_that_failed_is_not_offered_again(tmp_path: Path, encoding: str, offered: str) -> None:
+    file = tmp_path / "random.csv"
+    file.write_bytes(np.random.default_rng(0).bytes(4096))
+    with pytest.raises(Invalid, match=f"is not {encoding}") as caught:
+        inspect_table(file, options=ReadOptions(encoding=encoding))
+    assert offered in caught.value.hint
+    assert f'"{encoding}"' not in caught.value.hint
 
 
 def test_there_are_at_least_thirty_broken_files() -> None:

@@ -121,9 +121,10 @@ def decode(data: bytes, encoding: str | None) -> tuple[bytes, str, str]:
     except (UnicodeDecodeError, UnicodeError) as error:
         start = getattr(error, "start", 0)
         line = data.count(b"\n", 0, start) + 1
+        tried = f"not {found}" if encoding or found != "cp1252" else "neither UTF-8 nor cp1252"
         raise Invalid(
-            f"line {line} is not {found}: byte 0x{data[start]:02x} has no meaning there",
-            hint='most lines are UTF-8; mend the line, or read={"encoding": "cp1252"} if the file is older',
+            f"line {line} is {tried}: byte 0x{data[start]:02x} has no meaning there",
+            hint=_other_encoding(found, guessed=encoding is None),
         ) from None
     text = text.removeprefix("\ufeff")
     if "\x00" in text:
@@ -133,6 +134,16 @@ def decode(data: bytes, encoding: str | None) -> tuple[bytes, str, str]:
     if "\r" in text and "\n" not in text:
         text = text.replace("\r", "\n")
     return text.encode(), found, why
+
+
+def _other_encoding(failed: str, *, guessed: bool) -> str:
+    """Return what to do about bytes that are not in an encoding; never to try that one again."""
+    if codecs.lookup(failed).name.startswith("utf-8"):
+        most = "most lines are UTF-8; " if guessed else ""
+        return f'{most}mend the line, or read={{"encoding": "cp1252"}} if the file is older'
+    names = [name for name in ("shift_jis", "utf-16") if codecs.lookup(name).name != codecs.lookup(failed).name]
+    examples = " or ".join(f'read={{"encoding": "{name}"}}' for name in names)
+    return f"the file seems to be binary, or text in another encoding; name it, as in {examples}"
 
 
 def _encoding(data: bytes) -> tuple[str, str]:
