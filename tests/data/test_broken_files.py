@@ -47,6 +47,8 @@ BROKEN: dict[str, tuple[bytes, str, str]] = {
     "ragged_long.csv": (b"a,b\n1,2\n3,4,5\n6,7\n", "line 3 has 3 fields where the first has 2", "double quotes"),
     "ragged_short.csv": (b"a,b,c\n1,2,3\n4,5,6\n\n7,8\n", "line 5 has 2 fields where the first has 3", "mend the line"),
     "preamble.csv": (b"Sales report 2024\na,b,c\n1,2,3\n4,5,6\n7,8,9\n", "line 2 has 3 fields", 'read={"skip": 1}'),
+    "two_above.csv": (_rows("Report generated 2024-01-02", "Region: north", "a,b"), "line 3 has 2 fields", 'read={"skip": 2}'),
+    "wide_above.csv": (_rows("Report generated Monday, by J. Doe, v2", "", "a,b"), "line 3 has 2 fields", 'read={"skip": 2}'),
     "footer.csv": (_rows("a,b") + b"Total\n", "line 22 has 1 field", "mend the line"),
     "open_quote.csv": (b'a,b\n1,"x, y"\n2,"z\n3,w\n', "begins on line 3 cannot be read", 'read={"quote": ""}'),
     "same_names.csv": (b"id,amount,amount\n1,2,3\n", "columns 2 and 3 are both named 'amount'", "rename one"),

@@ -19,6 +19,7 @@ from mainspring.core.schema import DType
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 DATE_ORDERS = ("ymd", "dmy", "mdy")
 _SAMPLE = 256 * 1024
+_MOST_ABOVE = 50
 _LONGEST_FIELD = 16 * 1024 * 1024
 
 
@@ -241,7 +242,7 @@ def read_records(data: bytes, options: ReadOptions) -> pl.DataFrame:
     try:
         for line, row in records(data, options, strict=True):
             if height and len(row) != width:
-                raise _ragged(line, row, width, height, options)
+                raise _ragged(line, row, width, _begin(data, options, width), options)
             width, height = len(row), height + 1
     except csv.Error as error:
         raise Invalid(
@@ -267,10 +268,26 @@ def read_records(data: bytes, options: ReadOptions) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
 
 
-def _ragged(line: int, row: list[str], width: int, height: int, options: ReadOptions) -> Invalid:
+def _begin(data: bytes, options: ReadOptions, width: int) -> int:
+    """Return the line on which the table begins when other lines stand above it, 0 when none do.
+
+    Above a table are a few lines of another width than most.
+    """
+    widths: Counter[int] = Counter()
+    first: dict[int, tuple[int, int]] = {}
+    for number, (line, row) in enumerate(records(data, options)):
+        widths[len(row)] += 1
+        first.setdefault(len(row), (number, line))
+    (usual, count), total = widths.most_common(1)[0], sum(widths.values())
+    above, line = first[usual]
+    is_table = usual > 1 and usual != width and 0 < above <= _MOST_ABOVE and 2 * count > total - above
+    return line if is_table else 0
+
+
+def _ragged(line: int, row: list[str], width: int, begin: int, options: ReadOptions) -> Invalid:
     name = SEPARATORS.get(options.separator or ",", repr(options.separator))
-    if height == 1 and width < len(row):
-        hint = f'if the table begins on line {line}: read={{"skip": {line - 1}}}'
+    if begin:
+        hint = f'if the table begins on line {begin}: read={{"skip": {begin - 1}}}'
     elif options.separator == "," and len(row) > width:
         hint = "put a field that holds a comma in double quotes"
     else:
