@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from mainspring.core.errors import Invalid, MissingExtra, NotFound, Refused
+from mainspring.core.errors import Invalid, MissingExtra, Refused, Unavailable
 from mainspring.core.ref import digest
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -65,7 +65,7 @@ class Objects:
         """Return the bytes under a digest.
 
         Raises:
-            NotFound: nothing is stored under it.
+            Unavailable: nothing is stored under it.
             Refused: the bytes do not have that digest any more.
         """
         path = self._path(name)
@@ -75,12 +75,13 @@ class Objects:
             try:
                 data = self._remote.cat_file(self._remote_path(name))
             except FileNotFoundError as error:
-                raise NotFound(f"no object {name}", hint="mainspring doctor --deep") from error
+                raise _lost(name) from error
         else:
-            raise NotFound(f"no object {name}", hint="mainspring doctor --deep")
+            raise _lost(name)
         if digest(data) != name:
             raise Refused(
-                f"the object {name} was changed on disk", hint="restore it from a backup; mainspring doctor --deep"
+                f"the object {name} was changed on disk",
+                hint="restore the object store from a backup; mainspring doctor --deep lists what is broken",
             )
         return data
 
@@ -124,6 +125,11 @@ class Objects:
     def _remote_path(self, name: str) -> str:
         plain = name.removeprefix("sha256:")
         return f"{self._prefix}/{plain[:2]}/{plain}"
+
+
+def _lost(name: str) -> Unavailable:
+    hint = "restore the object store from a backup; mainspring doctor --deep lists what is missing"
+    return Unavailable(f"an object is missing from the store: {name}", hint=hint)
 
 
 def write_durably(path: Path, data: bytes) -> None:
