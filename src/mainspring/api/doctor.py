@@ -11,12 +11,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 
 from mainspring.core.errors import MainspringError
 from mainspring.core.records import ModelVersion
+from mainspring.core.settings import Settings
 from mainspring.governance import audit
 from mainspring.governance.approvals import valid_approvals
 from mainspring.store import tables
@@ -24,6 +25,7 @@ from mainspring.store.workspace import Workspace
 
 Level = Literal["ok", "warning", "error"]
 Found = tuple[Level, str, str]
+_Asked = TypeVar("_Asked")
 _STALE = timedelta(hours=1)
 
 
@@ -50,34 +52,49 @@ def examine(ws: Workspace, *, deep: bool = False) -> Checkup:
 
     Args:
         ws: The workspace.
-        deep: Also read every bundle that is registered, and compare it with its digest.
+        deep: Also read every bundle that is registered and every version of a dataset.
     """
     questions: list[tuple[str, Callable[[Workspace], Found]]] = [
-        ("python", _python), ("packages", _packages), ("disk", _disk), ("file modes", _modes),
-        ("database", _database), ("control plane", _control_plane), ("data plane", _data_plane),
-        ("audit chain", _audit_chain), ("aliases", _aliases), ("approvals", _approved), ("endpoints", _endpoints),
-        ("runs", _runs), ("bundles", _bundles_read if deep else _bundles), ("outbox", _outbox),
-        ("idempotency", _idempotency),
+        ("database", _database), ("registry", _registry), ("audit chain", _audit_chain), ("aliases", _aliases),
+        ("approvals", _approved), ("endpoints", _endpoints), ("runs", _runs),
+        ("bundles", _bundles_read if deep else _bundles), ("tables", _tables_read if deep else _tables),
+        ("outbox", _outbox), ("idempotency", _idempotency),
     ]  # fmt: skip
-    checks = tuple(_ask(ws, name, question) for name, question in questions)
-    return Checkup(all(check.level != "error" for check in checks), checks)
+    return _checkup([*_surroundings(ws.settings), *(_ask(ws, name, question) for name, question in questions)])
 
 
-def _ask(ws: Workspace, name: str, question: Callable[[Workspace], Found]) -> Check:
+def examine_closed(settings: Settings, error: MainspringError) -> Checkup:
+    """Return the state of an installation whose database does not open, for the reason in `error`."""
+    return _checkup([*_surroundings(settings), Check("database", "error", error.message, error.hint)])
+
+
+def _surroundings(settings: Settings) -> list[Check]:
+    questions: list[tuple[str, Callable[[Settings], Found]]] = [
+        ("python", _python), ("packages", _packages), ("disk", _disk), ("file modes", _modes),
+        ("control plane", _control_plane), ("data plane", _data_plane),
+    ]  # fmt: skip
+    return [_ask(settings, name, question) for name, question in questions]
+
+
+def _checkup(checks: list[Check]) -> Checkup:
+    return Checkup(all(check.level != "error" for check in checks), tuple(checks))
+
+
+def _ask(asked: _Asked, name: str, question: Callable[[_Asked], Found]) -> Check:
     try:
-        return Check(name, *question(ws))
+        return Check(name, *question(asked))
     except MainspringError as error:
         return Check(name, "error", error.message, error.hint)
     except Exception as error:  # a check that breaks is an answer too; the others still run
         return Check(name, "error", f"the check itself failed: {type(error).__name__}: {error}")
 
 
-def _python(ws: Workspace) -> Found:
+def _python(settings: Settings) -> Found:
     version = ".".join(map(str, sys.version_info[:3]))
     return ("ok", version, "") if sys.version_info >= (3, 11) else ("error", version, "install Python 3.11 or newer")
 
 
-def _packages(ws: Workspace) -> Found:
+def _packages(settings: Settings) -> Found:
     missing = []
     for line in importlib.metadata.requires("mainspring") or ():
         name = re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]
@@ -88,20 +105,20 @@ def _packages(ws: Workspace) -> Found:
     return "ok", f"mainspring {importlib.metadata.version('mainspring')}", ""
 
 
-def _disk(ws: Workspace) -> Found:
-    usage = shutil.disk_usage(ws.home)
+def _disk(settings: Settings) -> Found:
+    usage = shutil.disk_usage(settings.home)
     used, free = 1 - usage.free / usage.total, f"{usage.free / 1e9:.1f} GB free"
     if used > 0.95:
         return "error", f"{used:.0%} full, {free}", "free some space; writes will fail soon"
     return ("warning", f"{used:.0%} full, {free}", "plan for more space") if used > 0.85 else ("ok", free, "")
 
 
-def _modes(ws: Workspace) -> Found:
-    watched = [ws.home, *ws.home.glob("*.db"), *(ws.home / "keys").glob("*")]
+def _modes(settings: Settings) -> Found:
+    watched = [settings.home, *settings.home.glob("*.db"), *(settings.home / "keys").glob("*")]
     open_to_others = [path.name for path in watched if path.stat().st_mode & 0o077]
     if open_to_others:
-        return "error", f"others can read {', '.join(open_to_others)}", f"chmod -R go= {ws.home}"
-    return "ok", f"{ws.home} is the owner's alone", ""
+        return "error", f"others can read {', '.join(open_to_others)}", f"chmod -R go= {settings.home}"
+    return "ok", f"{settings.home} is the owner's alone", ""
 
 
 def _database(ws: Workspace) -> Found:
@@ -115,13 +132,41 @@ def _database(ws: Workspace) -> Found:
     return "ok", f"{kind}, schema {number}", ""
 
 
-def _control_plane(ws: Workspace) -> Found:
-    return _answers(str(ws.settings.api.get("host", "127.0.0.1")), int(ws.settings.api.get("port", 8000)), "/health")
+def _registry(ws: Workspace) -> Found:
+    """Compare the database with what lies beside it: one that was lost is made anew, empty, at the next opening."""
+    from mainspring.serving.split import list_splits, read_split
+
+    lost = f"bring back a copy of the database; the newest may be in {ws.home / 'backups'}"
+    known = {(row.project, row.model, row.version): row.bundle_digest for row in _versions(ws)}
+    with ws.read() as tx:
+        count = sa.select(sa.func.count())
+        is_empty = not known and not any(
+            tx.execute(count.select_from(table)).scalar() for table in (tables.events, tables.dataset_versions)
+        )
+    folders = [path for path in (ws.home / "serving").glob("*") if path.is_dir() and path.name != "bundles"]
+    served = [
+        read_split(ws.home, folder.name, model) for folder in folders for model in list_splits(ws.home, folder.name)
+    ]
+    for split in served:
+        if split is not None and known.get((split.project, split.model, split.version)) != split.bundle_digest:
+            named = f"{split.project}: model:{split.model}@{split.version} is served"
+            held = (
+                "with another bundle than" if (split.project, split.model, split.version) in known else "and is not in"
+            )
+            return "error", f"{named} {held} the registry", lost
+    left = [name for name, pattern in (("tables", "*/*"), ("objects", "??/*")) if any((ws.home / name).glob(pattern))]
+    if is_empty and left:
+        return "error", f"the database is empty, and there are {' and '.join(left)} beside it", lost
+    return "ok", f"{len(known)} versions, {len(served)} of them served", ""
 
 
-def _data_plane(ws: Workspace) -> Found:
-    port = int(ws.settings.serving.get("port", 8080))
-    return _answers(str(ws.settings.serving.get("host", "127.0.0.1")), port, "/health/live")
+def _control_plane(settings: Settings) -> Found:
+    return _answers(str(settings.api.get("host", "127.0.0.1")), int(settings.api.get("port", 8000)), "/health")
+
+
+def _data_plane(settings: Settings) -> Found:
+    port = int(settings.serving.get("port", 8080))
+    return _answers(str(settings.serving.get("host", "127.0.0.1")), port, "/health/live")
 
 
 def _answers(host: str, port: int, path: str) -> Found:
@@ -208,10 +253,42 @@ def _bundles(ws: Workspace) -> Found:
 
 
 def _bundles_read(ws: Workspace) -> Found:
-    rows = _versions(ws)
+    rows, broken = _versions(ws), []
     for row in rows:
-        ws.objects.get(row.bundle_digest)  # raises when the bytes are not those of the digest
+        try:
+            ws.objects.get(row.bundle_digest)  # raises when the bytes are not those of the digest
+        except MainspringError as error:
+            broken.append(f"{row.project}: model:{row.model}@{row.version}: {error.message}")
+    if broken:
+        return "error", _some(broken), "restore the object store from a backup"
     return "ok", f"{len(rows)} bundles have the bytes of their digest", ""
+
+
+def _tables(ws: Workspace) -> Found:
+    places = {ws.home / "tables" / row.project / row.name for row in _dataset_versions(ws)}
+    missing = [f"{path.parent.name}: dataset:{path.name}" for path in sorted(places) if not path.is_dir()]
+    if missing:
+        return "error", f"no table is stored for {_some(missing)}", f"restore {ws.home / 'tables'} from a backup"
+    return "ok", f"{len(places)} datasets have their table; --deep reads them", ""
+
+
+def _tables_read(ws: Workspace) -> Found:
+    from mainspring.data import datasets
+
+    rows, broken = _dataset_versions(ws), []
+    for row in rows:
+        try:
+            datasets.read(ws, row.project, row.name, row.version)
+        except Exception as error:  # whatever a library says of a file it cannot read: the other tables count too
+            said = error.message if isinstance(error, MainspringError) else f"{type(error).__name__}: {error}"
+            broken.append(f"{row.project}: dataset:{row.name}@{row.version}: {said.splitlines()[0]}")
+    if broken:
+        return "error", _some(broken), f"restore {ws.home / 'tables'} from a backup"
+    return "ok", f"{len(rows)} versions of datasets have the rows that were recorded", ""
+
+
+def _some(found: list[str]) -> str:
+    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _outbox(ws: Workspace) -> Found:
@@ -242,6 +319,14 @@ def _versions(ws: Workspace) -> list[Any]:
     found = tables.model_versions.c
     with ws.read() as tx:
         return list(tx.execute(sa.select(found.project, found.model, found.version, found.bundle_digest)).all())
+
+
+def _dataset_versions(ws: Workspace) -> list[Any]:
+    """Return the versions whose rows retention has not deleted."""
+    found = tables.dataset_versions.c
+    query = sa.select(found.project, found.name, found.version).where(found.expired_at.is_(None))
+    with ws.read() as tx:
+        return list(tx.execute(query.order_by(found.project, found.name, found.version)).all())
 
 
 def _live(ws: Workspace) -> Iterator[ModelVersion]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mainspring.api.client import LocalClient
 from mainspring.api.spec import as_data
-from mainspring.core.errors import NotFound
+from mainspring.core.errors import MainspringError, NotFound
 from mainspring.core.settings import load_settings
 
 
@@ -56,3 +56,10 @@ def run_demo(directory: Path, *, say: Callable[[str], None]) -> Any:
     from mainspring.loop.demo import run_demo as play
 
     return as_data(play(directory, say=say))
+
+
+def examine_closed(directory: Path, error: MainspringError) -> Any:
+    """Return what can be said of an installation whose database does not open, for the reason in `error`."""
+    from mainspring.api.doctor import examine_closed as examine
+
+    return as_data(examine(load_settings(directory), error))

@@ -8,6 +8,7 @@ import typer
 
 from mainspring.cli import render
 from mainspring.cli.session import print_json, session
+from mainspring.core.errors import Conflict, Invalid, Unavailable
 
 alerts = typer.Typer(help="Alerts: list, acknowledge.")
 audit = typer.Typer(help="The audit trail: read it, prove it whole.")
@@ -28,13 +29,18 @@ def why(context: typer.Context, prediction_id: Annotated[str, typer.Argument(hel
 
 def doctor(
     context: typer.Context,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Also read every bundle and compare it with its digest.")
-    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every bundle and every dataset.")] = False,
 ) -> None:
     """Check the environment, the services and the invariants."""
     where = session(context)
-    found = where.call("system.doctor", deep=deep)
+    try:
+        found = where.call("system.doctor", deep=deep)
+    except (Invalid, Conflict, Unavailable) as error:
+        if where.is_remote:
+            raise
+        from mainspring.api.local import examine_closed
+
+        found = examine_closed(where.directory, error)
     where.show(found, lambda checkup: "\n".join(
         f"{render.MARKS[check['level']]}  {check['name'].ljust(14)}  {check['detail']}"
         + (f"\n{' ' * 22}{check['hint']}" if check["hint"] else "") for check in checkup["checks"]))  # fmt: skip
