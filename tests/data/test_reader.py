@@ -155,6 +155,23 @@ def test_codes_stay_text(tmp_path: Path) -> None:
     assert [g.column for g in report.guesses] == ["zip", "account", "country"]
 
 
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (["(232.55)", "100.00", "-3"], "'(232.55)' does not read as one"),
+        (["1" * 31, "2" * 31, "3"], "with up to 31 digits, where a number holds 18"),
+        (["12,5", "1.300,5", "1,300.2"], "'1,300.2' does not read as one"),
+        (["C001", "1.2.3.4", "12:30"], None),
+        (["00501", "98101", "1"], None),
+    ],
+)
+def test_numbers_that_stay_text_say_why(tmp_path: Path, values: list[str], why: str | None) -> None:
+    report = _read(tmp_path, "\n".join(["id;x", *(f"{i};{value}" for i, value in enumerate(values))]))
+    assert report.frame["x"].to_list() == values
+    found = [guess.why for guess in report.guesses if guess.what == "numbers written as text"]
+    assert [why in text for text in found] == [True] if why else not found
+
+
 @pytest.mark.parametrize("mark", ["", " ", "?", "NA", "N/A", "null", "NULL", "NaN", "-", "#N/A"])
 def test_the_usual_marks_mean_missing(tmp_path: Path, mark: str) -> None:
     frame = _read(tmp_path, f"id,n,w\n1,1,red\n2,{mark},{mark}\n3,3,green apple\n").frame

@@ -219,6 +219,18 @@ def test_columns_that_teach_nothing_or_too_much_are_left_out_with_the_reason(tmp
     assert load_project(tmp_path / "made" / "project.py").models
 
 
+def test_numbers_left_out_as_text_say_that_they_are_numbers(tmp_path: Path) -> None:
+    frame = _table().with_columns(
+        pl.Series("balance", [f"({i}.55)" for i in range(300)]),
+        pl.Series("hash", [str(10**30 + i) for i in range(300)]),
+    )
+    source = _project(tmp_path, frame.select("balance", "order_id", "hash", "amount", "late"), "late")
+    assert 'key="order_id"' in source
+    said = "does not read as one: a sign in front, digits, the marks of the other values)"
+    assert f"# left out: balance (numbers written as text: '(0.55)' {said}" in source
+    assert "# left out: hash (numbers written as text: with up to 31 digits, where a number holds 18)" in source
+
+
 def test_how_a_dirty_file_is_read_is_pinned_in_the_project(tmp_path: Path) -> None:
     rows = "".join(
         f"{i:05d};{i % 7},{i % 10}5;{i % 28 + 1:02d}.03.2024;{'ja' if i % 3 else 'nein'}\n" for i in range(200)

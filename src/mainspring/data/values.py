@@ -16,6 +16,8 @@ MISSING = ("", "?", "-", "--", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan",
 # Beside numbers and dates these words can only mean "nothing"; among words they may be a category.
 MISSING_BESIDE_NUMBERS = ("None", "none", "nil", ".", "n.a.", "#DIV/0!", "#VALUE!")
 _SIGNS = r"^(?:[€$£¥]\s*)|(?:\s*(?:[€$£¥%]|EUR|USD|GBP))$"
+_MOST_DIGITS = 18
+AS_TEXT = "numbers written as text"
 _PLAIN = r"^[+-]?\d+(\.\d+)?$"
 _STYLES = {  # (decimal, thousands): what every value must look like
     (".", ","): r"^[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?$",
@@ -94,7 +96,7 @@ def read_column(texts: pl.Series, options: ReadOptions, line_of: Callable[[int],
             return replace(found, values=values, guesses=(*guesses, *more, *found.guesses))
     if wanted is not None:
         raise _not_of_type(words, wanted, place)
-    return Read(words, (*guesses, *_codes(present)), options)
+    return Read(words, (*guesses, *_kept_as_text(present)), options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +202,28 @@ def _style(words: pl.Series, options: ReadOptions, place: _Place) -> tuple[tuple
 
 def _is_code(plain: pl.Series) -> bool:
     """Tell numbers from codes: zeros in front, or more digits than a number can hold."""
-    return bool(plain.str.contains(r"^[+-]?0\d").any() or plain.str.contains(r"^[+-]?\d{19,}$").any())
+    return bool(
+        plain.str.contains(r"^[+-]?0\d").any() or plain.str.contains(rf"^[+-]?\d{{{_MOST_DIGITS + 1},}}$").any()
+    )
 
 
-def _codes(present: pl.Series) -> tuple[Guess, ...]:
-    if not present.str.contains(_PLAIN).all():
+def _kept_as_text(present: pl.Series) -> tuple[Guess, ...]:
+    """Return why words that look like numbers were not read as numbers, nothing when they do not."""
+    if present.str.contains(_PLAIN).all():
+        if present.str.contains(r"^[+-]?0\d").any():
+            return (Guess(present.name, "text", "zeros in front: these are codes"),)
+        longest = int(present.str.count_matches(r"\d").max() or 0)  # type: ignore[arg-type]
+        why = f"with up to {longest} digits, where a number holds {_MOST_DIGITS}"
+        return (Guess(present.name, AS_TEXT, why),)
+    core = present.str.replace_all(r"^[^\w.]+|[^\w.]+$", "")
+    looks = pl.select(pl.any_horizontal(core.str.contains(pattern) for pattern in _STYLES.values())).to_series()
+    if _share(looks) < _MOSTLY or _share(present.str.contains(r"\d")) < _MOSTLY:
         return ()
-    return (Guess(present.name, "text", "zeros in front or too many digits for a number: these are codes"),)
+    masks = [present.str.contains(pattern) for pattern in _STYLES.values()]
+    other = present.filter(~max(masks, key=lambda mask: int(mask.sum())))
+    example = other[0] if len(other) else present[0]
+    why = f"{example!r} does not read as one: a sign in front, digits, the marks of the other values"
+    return (Guess(present.name, AS_TEXT, why),)
 
 
 def _refuse_slipped_number(bare: pl.Series, words: pl.Series, options: ReadOptions, place: _Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -79,10 +80,18 @@ class Inferred:
     why: dict[str, str] = field(default_factory=dict)
 
 
-def infer(frame: pl.DataFrame, target: str, *, time: str | None = None) -> Inferred:
+def infer(
+    frame: pl.DataFrame, target: str, *, time: str | None = None, as_text: Mapping[str, str] | None = None
+) -> Inferred:
     """Return what a table is about, when `target` is to be predicted.
 
     Model functions are measured on the rows that the project's split will train on; the test rows stay unseen.
+
+    Args:
+        frame: The table.
+        target: The column to predict.
+        time: The column of the event time; found when None.
+        as_text: Columns of numbers that were read as text, with the reason.
 
     Raises:
         NotFound: the target or the time is no column.
@@ -104,12 +113,18 @@ def infer(frame: pl.DataFrame, target: str, *, time: str | None = None) -> Infer
     findings = inspect_leakage(frame, None, target, time=time, task=task)
     named = [found.column for found in findings if found.code == "identifier"]
     # What holds in the rows with a target need not hold in all, which is what a contract is about.
-    unique = [name for name in named if everything[name].n_unique() == everything.height]
+    as_text = as_text or {}
+    unique = [
+        name
+        for name in named
+        if everything[name].n_unique() == everything.height
+        and (name not in as_text or frame[name].str.contains(r"^\d+$").all())  # an amount names no row
+    ]
     key = min(unique, key=frame.columns.index) if unique else None
     why["key"] = "it has another value in every row" if key else "no column has another value in every row"
     leaks = {f.column: f"leak: {f.message}" for f in findings if f.severity == "error" and f.code != "identifier"}
     personal = _personal(frame, key)
-    left_out = _left_out(frame, {target, time, key}, leaks, set(named), personal)
+    left_out = _left_out(frame, {target, time, key}, leaks, set(named), personal, as_text)
     kept = [name for name in frame.columns if name not in left_out and name not in (target, time, key)]
     columns = Columns(
         numbers=tuple(n for n in kept if frame.schema[n].is_numeric()),
@@ -234,7 +249,12 @@ def _personal(frame: pl.DataFrame, key: str | None) -> dict[str, str]:
 
 
 def _left_out(
-    frame: pl.DataFrame, roles: set[str | None], leaks: dict[str, str], named: set[str], personal: dict[str, str]
+    frame: pl.DataFrame,
+    roles: set[str | None],
+    leaks: dict[str, str],
+    named: set[str],
+    personal: dict[str, str],
+    as_text: Mapping[str, str],
 ) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, kind in frame.schema.items():
@@ -249,6 +269,8 @@ def _left_out(
             found[name] = "empty in every row"
         elif column.n_unique() == 1:
             found[name] = f"{column[0]!r} in every row"
+        elif name in as_text and (name in named or column.n_unique() > max(50, 0.5 * column.len())):
+            found[name] = f"numbers written as text: {as_text[name]}"
         elif name in named:
             found[name] = "another value in every row"
         elif kind.is_temporal():

@@ -16,6 +16,7 @@ import polars as pl
 from mainspring.core.errors import Conflict, Invalid, MainspringError
 from mainspring.core.ref import check_name
 from mainspring.data.reader import ReadOptions, TableReport, inspect_table
+from mainspring.data.values import AS_TEXT
 from mainspring.project.infer import Inferred, infer
 
 _TYPED = (b"PAR1", b"ARROW1")
@@ -79,7 +80,8 @@ def _from_table(
     if target is None:
         raise Invalid("which column is to be predicted?", hint=f"--target, one of: {', '.join(report.frame.columns)}")
     try:
-        found = infer(report.frame, target, time=time)
+        as_text = {guess.column: guess.why for guess in report.guesses if guess.what == AS_TEXT}
+        found = infer(report.frame, target, time=time, as_text=as_text)
     except MainspringError as error:
         raise type(error)(f"{source.name}: {error.message}", hint=error.hint) from None
     return _render(name, _path_from(folder.resolve(), source.resolve()), source, report, found)
