@@ -138,3 +138,13 @@ def test_the_seals_and_their_key_are_the_owners_alone(logged: Workspace) -> None
     seal(logged)
     for name in ("audit/seals.jsonl", "keys/audit.key"):
         assert (logged.home / name).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("column", ["data", "at"])
+def test_an_event_that_cannot_be_read_does_not_hide_the_others(local_workspace: Workspace, column: str) -> None:
+    for number in range(3):
+        with local_workspace.change("fraud") as change:
+            change.event("note.made", f"note:{number}")
+    _tamper(local_workspace, sa.text(f"UPDATE events SET {column} = 'broken' WHERE seq = 2"))
+    found = read_log(local_workspace, "fraud")
+    assert [(event.seq, event.type) for event in found] == [(3, "note.made"), (2, "unreadable"), (1, "note.made")]

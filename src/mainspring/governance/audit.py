@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
@@ -83,7 +83,25 @@ def read_log(
         query = query.where(events.c.seq < before)
     query = query.order_by(events.c.seq.desc()).limit(max(1, min(limit, _MAX_PAGE)))
     with ws.read() as connection:
-        return [Event(**row) for row in connection.execute(query).mappings()]
+        try:
+            return [Event(**row) for row in connection.execute(query).mappings()]
+        except (ValueError, TypeError):
+            numbers = list(connection.execute(query.with_only_columns(events.c.seq)).scalars())
+            return [_read_or_name(connection, project, number) for number in numbers]
+
+
+def _read_or_name(connection: sa.Connection, project: str, seq: int) -> Event:
+    """Return an event; of one that cannot be read any more, what is left, so that it does not hide the others."""
+    mine = sa.and_(events.c.project == project, events.c.seq == seq)
+    try:
+        return Event(**connection.execute(sa.select(events).where(mine)).mappings().one())
+    except (ValueError, TypeError):
+        plain = (events.c.id, events.c.subject, events.c.actor, events.c.previous_hash, events.c.hash)
+        left = connection.execute(sa.select(*plain).where(mine)).mappings().one()
+        told = {"unreadable": "it was changed after it was written: mainspring audit verify"}
+        return Event(
+            project=project, seq=seq, type="unreadable", at=datetime.min.replace(tzinfo=UTC), data=told, **left
+        )
 
 
 def _begins(column: sa.ColumnElement[str], start: str) -> sa.ColumnElement[bool]:
