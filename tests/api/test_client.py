@@ -45,7 +45,9 @@ def client(request: pytest.FixtureRequest, ws: Workspace, tmp_path: Path) -> Ite
     found.close()
 
 
-def test_both_clients_give_the_same_results(client: Client) -> None:
+def test_both_clients_give_the_same_results(client: Client, ws: Workspace) -> None:
+    with ws.change("fraud") as change:
+        change.event("declaration.applied", "project:fraud")
     issued = client.call("tokens.create", name="bob", role="viewer", projects=["fraud"])
     assert issued["info"]["projects"] == ["fraud"]
     assert [token["actor"] for token in client.call("tokens.list") if token["actor"] == "bob"] == ["bob"]

@@ -67,7 +67,9 @@ def test_an_operation_answers_its_bearer(app: Gate, admin: str) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_arguments_come_from_the_query_or_the_body(app: Gate, admin: str) -> None:
+def test_arguments_come_from_the_query_or_the_body(app: Gate, admin: str, local_workspace: Workspace) -> None:
+    with local_workspace.change("fraud") as change:
+        change.event("declaration.applied", "project:fraud")
     with_query = ask(app, "GET", "/api/v1/runs/list?project=fraud&limit=3", token=admin)
     with_body = ask(app, "POST", "/api/v1/runs/list", token=admin, body={"project": "fraud", "limit": 3})
     assert (with_query.status, with_query.json) == (with_body.status, with_body.json) == (200, [])
@@ -78,6 +80,10 @@ def test_arguments_come_from_the_query_or_the_body(app: Gate, admin: str) -> Non
     [
         ("GET", "/api/v1/runs/list", b"", 422),
         ("GET", "/api/v1/runs/list?project=a&project=b", b"", 422),
+        ("GET", "/api/v1/runs/list?" + "&".join(f"a{n}=1" for n in range(51)), b"", 422),
+        ("GET", "/api/v1/runs/list?project=nothing", b"", 404),
+        ("GET", "/api/v1/models/history?project=nothing&model=m", b"", 404),
+        ("GET", "/api/v1/audit/log?project=nothing", b"", 404),
         ("GET", "/api/v1/runs/list?project=..%2f..%2fetc", b"", 422),
         ("GET", "/api/v1/runs/list?project=fraud&limit=many", b"", 422),
         ("GET", "/api/v1/runs/list?project=fraud&order_by=password", b"", 422),
@@ -110,6 +116,23 @@ def test_a_mistake_is_a_problem_report_that_says_nothing_of_the_inside(
     text = answer.body.decode()
     for inside in (str(local_workspace.home), "Traceback", "sqlite", "SELECT", "site-packages", ".py"):
         assert inside not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "body", "status"),
+    [
+        ("PUT", {}, b"", 405),
+        ("POST", {"content-type": "text/plain"}, b"{}", 415),
+        ("POST", {}, b" " * (auth.MAX_BODY + 1), 413),
+        ("POST", {"host": "evil.example"}, b"", 400),
+        ("POST", {"authorization": "Bearer nonsense"}, b"", 401),
+    ],
+)
+def test_what_the_gate_refuses_has_a_next_step(
+    app: Gate, admin: str, method: str, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    answer = ask(app, method, "/api/v1/tokens/create", token=admin, headers=headers, body=body)
+    assert (answer.status, bool(answer.json.get("hint"))) == (status, True)
 
 
 def test_a_body_of_another_type_is_refused(app: Gate, admin: str) -> None:
@@ -145,6 +168,7 @@ def test_failed_attempts_are_stopped_before_the_tokens_are_looked_at(
     forged = other[:20] + other[20:].swapcase()
     statuses = [ask(app, "GET", "/api/v1/system/whoami", token="nonsense").status for _ in range(12)]
     assert statuses == [401] * 10 + [429] * 2
+    assert "wait a minute" in ask(app, "GET", "/api/v1/system/whoami", token="nonsense").json["hint"]
     assert ask(app, "GET", "/api/v1/system/whoami", token=forged).status in (401, 429)
     assert ask(app, "GET", "/api/v1/system/whoami", token=admin).status == 200
     local_workspace.clock.sleep(60)

@@ -36,6 +36,12 @@ _PATH = re.compile(r"(?<![\w:/.])/(?:[^\s/'\"]+/)+([^\s/'\"]*)")
 _TITLES = {400: "bad-request", 401: "unauthenticated", 404: "not-found", 405: "method-not-allowed", 408: "timeout",
            413: "too-large", 415: "unsupported-media-type", 429: "too-many-failures", 500: "internal"}  # fmt: skip
 
+_HINTS = {400: "add the name to api.allowed_hosts, or ask by 127.0.0.1",
+          401: "mainspring tokens create, or mainspring login link", 404: "mainspring routes lists every path",
+          405: "mainspring routes lists every path with its methods", 408: "send the body without a pause",
+          413: "send less, or spread it over several requests", 415: "add the header content-type: application/json",
+          429: "wait a minute, then send a valid token"}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Gate:
@@ -71,7 +77,7 @@ class Gate:
             if not status and scope["method"] != "GET":
                 status, why = await self._read_body(scope, receive, headers)
             if status:
-                await answer(send, status, problem(status, why))
+                await answer(send, status, refusal(status, why))
                 return
         except MainspringError as error:
             await answer_error(send, error)
@@ -95,7 +101,7 @@ class Gate:
         """Return a status and why not, or 0 when the request may pass."""
         host = re.sub(r":\d+$", "", headers.get("host", "")).strip("[]").lower()
         if host not in self.hosts:
-            return 400, "this server does not answer to that host name; add it to api.allowed_hosts"
+            return 400, "this server does not answer to that host name"
         method, path = scope["method"], scope["path"]
         policy = self._policy(method, scope)
         if policy == "public":
@@ -121,7 +127,7 @@ class Gate:
         client = (scope.get("client") or ("",))[0]
         bucket = (client, token_prefix(token) or "malformed")
         if not self.throttle.allows(bucket):
-            return 429, "too many failed attempts from this address; wait a minute"
+            return 429, "too many failed attempts from this address"
         bears = scheme.lower() == "bearer" and token_prefix(token) != ""
         actor = await asyncio.to_thread(self.authenticate, token) if bears else None
         if actor is None:
@@ -183,6 +189,11 @@ class Throttle:
 def problem(status: int, detail: str, **more: str) -> dict[str, Any]:
     """Return a problem report (RFC 9457) that says nothing of the inside."""
     return {"type": "about:blank", "title": _TITLES.get(status, "error"), "status": status, "detail": detail, **more}
+
+
+def refusal(status: int, why: str) -> dict[str, Any]:
+    """Return the problem report of a request that the gate does not let through, with the next step."""
+    return problem(status, why, hint=_HINTS[status])
 
 
 async def answer_error(send: Send, error: MainspringError) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from mainspring.api.client import declared_name
 from mainspring.api.operations import OPERATIONS
 from mainspring.api.spec import Operation, as_data
 from mainspring.core.errors import Conflict, Forbidden, Invalid, NotFound, nearest
 from mainspring.core.ref import digest_json
+from mainspring.governance import audit
 from mainspring.governance.access import INSTALLATION, Actor, require
 from mainspring.store.tables import idempotency
 from mainspring.store.workspace import Workspace
@@ -70,13 +72,27 @@ def call(
         provided = {"actor": actor, "on_event": on_event}
         extra = {argument: provided[argument] for argument in operation.provided}
         if not key or operation.effect == "read":
-            return as_data(operation.function(acting, **values, **extra))
+            result = as_data(operation.function(acting, **values, **extra))
+            if result == [] and project and operation.effect == "read":
+                _require_known(acting, project)
+            return result
         return _once(acting, operation, values, extra, key)
     except Forbidden as refusal:
         if operation.effect != "read":
             with acting.change(project or INSTALLATION) as change:
                 change.event("access.denied", f"operation:{name}", {"reason": refusal.message, "role": actor.role})
         raise
+
+
+def _require_known(ws: Workspace, project: str) -> None:
+    """Tell a project that has nothing yet from one that is not there: a name mistyped must not pass for empty."""
+    known = audit.logged_projects(ws)
+    if project in known:
+        return
+    file = ws.settings.project_file
+    if file is not None and file.is_file() and declared_name(file) == project:
+        return
+    raise NotFound(f'no project "{project}"', hint="mainspring projects")
 
 
 def _once(ws: Workspace, operation: Operation, values: dict[str, Any], extra: dict[str, Any], key: str) -> Any:

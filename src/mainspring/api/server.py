@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from mainspring import __version__
-from mainspring.api.auth import Gate, Policy, Scope, Send, Throttle, answer, answer_error, problem
+from mainspring.api.auth import Gate, Policy, Scope, Send, Throttle, answer, answer_error, refusal
 from mainspring.api.call import call
 from mainspring.api.operations import OPERATIONS
 from mainspring.api.spec import Operation
@@ -26,6 +26,7 @@ from mainspring.store.workspace import Workspace
 Handler = Callable[[Scope, Send], Awaitable[None]]
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _THREADS = 8
+_MAX_FIELDS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def _routes(ws: Workspace, pool: ThreadPoolExecutor, throttle: Throttle) -> list
     async def login(scope: Scope, send: Send) -> None:
         bucket = ((scope.get("client") or ("",))[0], "login")
         if not throttle.allows(bucket):
-            await answer(send, 429, problem(429, "too many failed attempts from this address; wait a minute"))
+            await answer(send, 429, refusal(429, "too many failed attempts from this address"))
             return
         try:
             code = _read_json(scope["body"]).get("code", "")
@@ -189,7 +190,12 @@ def _handler(ws: Workspace, operation: Operation, pool: ThreadPoolExecutor) -> H
 
 
 def _read_query(query: bytes) -> dict[str, str]:
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=50)
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError as error:
+        raise Invalid(
+            f"the query has more than {_MAX_FIELDS} fields", hint="give each argument once; long ones go in a POST"
+        ) from error
     arguments = dict(pairs)
     if len(arguments) != len(pairs):
         raise Invalid("an argument is given twice in the query", hint="give each one once")
