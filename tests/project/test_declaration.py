@@ -12,11 +12,12 @@ import pytest
 import mainspring as ms
 from mainspring.core.errors import Invalid, MainspringError, NotFound
 from mainspring.core.settings import load_settings
+from mainspring.data.datasets import ingest
 from mainspring.project.definition import ColumnRef, Rest
 from mainspring.project.loading import load_project
 from mainspring.project.plan import apply, current, declared_parts, plan, undo
 from mainspring.store.workspace import Workspace
-from shop import PROJECT
+from shop import PROJECT, visits
 
 FULL = """
 import polars as pl
@@ -129,6 +130,29 @@ def test_moving_and_commenting_code_is_no_change(tmp_path: Path, workspace: Work
         "    return Log", "    # why\n    return Log"
     )
     assert not plan(workspace, _load(tmp_path, moved)).has_changes
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        ('visits["bought"]', 'visits["bougt"]', 'visits["bougt"]'),
+        ('visits["pages"],', 'visits["pagse"],', 'visits["pagse"]'),
+        ('uses=[visits["basket"], visits["pages"]', 'uses=[\n    visits.without("baskt")', "uses=["),
+    ],
+)
+def test_a_column_that_the_newest_version_lacks_is_refused_at_plan_with_the_nearest(
+    tmp_path: Path, local_workspace: Workspace, before: str, after: str, line: str
+) -> None:
+    visits(40).write_csv(tmp_path / "visits.csv")
+    changed = PROJECT.replace(before, after)
+    assert not plan(local_workspace, _load(tmp_path, changed)).refusals  # never read: nothing is known of its columns
+    ingest(local_workspace, "shop", _load(tmp_path, PROJECT).dataset("visits"))
+    assert not plan(local_workspace, _load(tmp_path, PROJECT)).refusals
+    (refusal,) = plan(local_workspace, _load(tmp_path, changed)).refusals
+    assert "dataset 'visits' has no column" in refusal.message
+    assert "the nearest name is" in refusal.message
+    assert line in changed.splitlines()[refusal.where.line - 1]
+    assert "mainspring data ingest visits" in refusal.hint
 
 
 def test_undo_brings_back_the_declaration_before(tmp_path: Path, workspace: Workspace, clock: Any) -> None:

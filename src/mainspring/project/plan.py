@@ -62,7 +62,7 @@ def plan(ws: Workspace, spec: ProjectSpec) -> Plan:
         project=spec.name,
         digest=digest_json(declared),
         items=tuple(_items(applied, declared)),
-        refusals=tuple(_refusals(spec)),
+        refusals=(*_refusals(spec), *_column_refusals(ws, spec)),
         notes=tuple(_notes(spec)),
     )
 
@@ -327,6 +327,33 @@ def _model_refusals(spec: ProjectSpec, model: ModelDef) -> Iterator[Refusal]:
         yield Refusal(model.where, f"unknown metric {model.metric!r}", f"metrics: {', '.join(sorted(METRICS))}")
     if model.watch is not None:
         yield from _watch_refusals(model)
+
+
+def _column_refusals(ws: Workspace, spec: ProjectSpec) -> Iterator[Refusal]:
+    """Refuse columns that a dataset's newest version does not have; of one that was never read nothing is known."""
+    from mainspring.data.datasets import latest
+
+    known: dict[str, Collection[str] | None] = {}
+    for model in spec.models.values():
+        named = [("predicts", model.predicts), *(("uses", use) for use in model.uses or ())]
+        for option, use in named:
+            if not isinstance(use, (ColumnRef, Rest)):
+                continue
+            if use.dataset not in known:
+                version = latest(ws, spec.name, use.dataset)
+                pii = spec.datasets[use.dataset].dataset.pii if use.dataset in spec.datasets else {}
+                # A personal column that is no longer dropped is there from the next reading on.
+                kept = [column for column, action in pii.items() if action != "drop"]
+                known[use.dataset] = None if version is None else (*version.schema.names, *kept)
+            columns = known[use.dataset]
+            for column in (use.column,) if isinstance(use, ColumnRef) else use.excluded:
+                if columns is not None and column not in columns:
+                    yield Refusal(
+                        option_line(model.where, option),
+                        f"dataset {use.dataset!r} has no column {column!r}{nearest(column, columns)}",
+                        f"columns: {', '.join(columns)}; if the source has gained it: "
+                        f"mainspring data ingest {use.dataset}",
+                    )
 
 
 def _watch_refusals(model: ModelDef) -> Iterator[Refusal]:
