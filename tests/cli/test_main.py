@@ -2,6 +2,7 @@ import errno
 import json
 import resource
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from mainspring import __version__
 from mainspring.cli import main as program
 from mainspring.cli.main import app, globals_first, run
 from mainspring.core.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Unavailable
+from mainspring.core.settings import load_settings
+from mainspring.store import tables
+from mainspring.store.workspace import open_workspace
 
 PROJECT = """
 import mainspring as ms
@@ -230,3 +234,55 @@ def test_completion_is_offered(folder: Path) -> None:
         [Path(sys.executable).parent / "mainspring"], env=environment, capture_output=True, text=True, check=False
     )
     assert "models" in shown.stdout
+
+
+@pytest.mark.parametrize(("words", "ports"), [(["up"], ("8000", "8080")), (["serve"], ("8080",))])
+def test_help_shows_the_ports_that_are_used(
+    words: list[str], ports: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "default: 0" not in shown
+    assert all(f"default: ({port})" in shown for port in ports), shown
+
+
+def test_a_busy_port_is_named_in_the_hint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run(["up", "--port", str(port)]) == 3
+    assert f"hint: stop what listens on port {port}" in capsys.readouterr().err
+
+
+def test_a_login_link_leads_to_where_the_control_plane_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["login", "link"]) == 0
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:8000/login#")
+    (folder / ".mainspring" / "locks" / "up").write_text("http://127.0.0.1:8123")
+    assert run(["login", "link"]) == 0
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:8123/login#")
+
+
+def test_an_unknown_dataset_in_the_lineage_is_answered_with_its_form(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["lineage", "dataset:sales@9"]) == 2
+    assert "hint: write it as dataset:NAME@VERSION" in capsys.readouterr().err
+
+
+def test_blocking_what_is_live_says_so_and_unblocking_the_rest_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ws = open_workspace(load_settings(folder))
+    with ws.change("shop") as change:
+        change.execute(tables.model_versions.insert().values(
+            project="shop", model="model", version=1, bundle_digest="", run_id="r", report_digest="", policy_digest="",
+            author="ann", status="proven", created_at=ws.clock.now(), lineage={}, metrics={}, verdicts=[],
+        ))  # fmt: skip
+        change.execute(tables.aliases.insert().values(
+            project="shop", model="model", alias="production", version=1, moved_at=ws.clock.now()))  # fmt: skip
+    ws.close()
+    assert run(["models", "unblock", "model@1", "--reason", "x"]) == 2
+    assert "model:model@1 is not blocked; it is proven" in capsys.readouterr().err
+    assert run(["models", "block", "model@1", "--reason", "x"]) == 0
+    assert "is blocked; it is still live: mainspring models rollback model" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from mainspring.api import oversight
 from mainspring.api.spec import Operation, operation
 from mainspring.core.clock import parse_instant
-from mainspring.core.errors import NotFound, nearest
+from mainspring.core.errors import Conflict, NotFound, nearest
 from mainspring.core.records import DatasetVersion, ModelVersion
 from mainspring.governance import access, approvals, audit
 from mainspring.governance.access import Actor
@@ -246,9 +246,12 @@ def models_block(ws: Workspace, project: str, model: str, version: str, reason: 
 @operation("models.unblock", "models.block", "write")
 def models_unblock(ws: Workspace, project: str, model: str, version: str, reason: str) -> ModelVersion:
     """Let a blocked version go live again; the reason is recorded."""
-    from mainspring.registry.models import get_version, unblock
+    from mainspring.registry.models import BLOCKED, get_version, unblock
 
-    number = _version(ws, project, model, version).version
+    found = _version(ws, project, model, version)
+    if found.status != BLOCKED:
+        raise Conflict(f"{found.ref} is not blocked; it is {found.status}", hint=f"mainspring models list {model}")
+    number = found.version
     unblock(ws, project, model, number, reason=reason)
     return get_version(ws, project, model, number)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mainspring.api.spec import operation
-from mainspring.core.errors import Invalid
+from mainspring.core.errors import Invalid, NotFound
 from mainspring.governance import access, audit, lineage, tokens
 from mainspring.governance.access import Actor
 from mainspring.governance.audit import AuditReport
@@ -68,7 +68,11 @@ def audit_verify_all(ws: Workspace) -> AuditReport:
 @operation("lineage.show", "models.read", "read")
 def lineage_show(ws: Workspace, project: str, ref: str, depth: int = 4) -> Lineage:
     """Show what a version came from and what came of it, as a graph."""
-    return lineage.trace(ws, project, ref, depth=depth)
+    try:
+        return lineage.trace(ws, project, ref, depth=depth)
+    except NotFound as error:
+        form = {"dataset": "dataset:NAME@VERSION", "run": "run:ID"}.get(ref.partition(":")[0])
+        raise NotFound(error.message, hint=f"write it as {form}" if form else error.hint) from error
 
 
 @operation("tokens.create", "tokens.write", "write", shown_once=True)
@@ -106,9 +110,11 @@ def system_doctor(ws: Workspace, deep: bool = False) -> Checkup:
 
 
 @operation("system.login_link", "tokens.write", "local")
-def system_login_link(ws: Workspace, url: str, role: str = "admin", lifetime: str = "1h") -> str:
-    """Make a link that gives one token, once."""
-    return tokens.login_link(ws, url, role=role, lifetime=lifetime)
+def system_login_link(ws: Workspace, url: str = "", role: str = "admin", lifetime: str = "1h") -> str:
+    """Make a link that gives one token, once; it leads to the control plane that runs here unless `url` is given."""
+    from mainspring.api.up import address
+
+    return tokens.login_link(ws, url or address(ws), role=role, lifetime=lifetime)
 
 
 @operation("system.whoami", "system.read", "read")

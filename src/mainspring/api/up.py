@@ -63,6 +63,8 @@ def up(
     check_bind(host, insecure=insecure)
     listener = _listen(host, port)
     lock = _only_one(ws)
+    os.ftruncate(lock, 0)
+    os.write(lock, f"http://{_in_url(host)}:{port}".encode())
     _apply(directory)
     plane = DataPlaneChild(ws, directory, serving_port or int(ws.settings.serving.get("port", 8080)), say)
     worker = Worker(ws, spawner(directory, ws.path("log", "worker.log")), say)
@@ -80,7 +82,7 @@ def up(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     try:
-        _greet(ws, f"http://{host}:{port}", plane, say)
+        _greet(ws, address(ws), plane, say)
         plane.look()
         for thread in threads:
             thread.start()
@@ -94,6 +96,7 @@ def up(
                 thread.join(5)
         worker.stop()
         plane.stop()
+        os.ftruncate(lock, 0)
         os.close(lock)
         say("stopped")
 
@@ -190,6 +193,18 @@ class DataPlaneChild:
         return found
 
 
+def address(ws: Workspace) -> str:
+    """Return where the control plane of this installation is reached: where it runs, else where it would."""
+    note = ws.home / "locks" / "up"
+    host = str(ws.settings.api.get("host", "127.0.0.1"))
+    noted = note.read_text(encoding="utf-8") if note.is_file() else ""
+    return noted or f"http://{_in_url(host)}:{int(ws.settings.api.get('port', 8000))}"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _only_one(ws: Workspace) -> int:
     """Return the lock that says this installation is up; the kernel frees it with the process."""
     lock = os.open(ws.path("locks", "up"), os.O_CREAT | os.O_RDWR, 0o600)
@@ -236,7 +251,8 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise Unavailable(
-            f"{host}:{port} cannot be bound: {error.strerror}", hint="mainspring up --port 8001, or stop the other one"
+            f"{host}:{port} cannot be bound: {error.strerror}",
+            hint=f"stop what listens on port {port}, or mainspring up --port {port + 1 if port < 65535 else 8000}",
         ) from error
     return listener
 

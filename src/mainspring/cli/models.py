@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mainspring.cli import render
-from mainspring.cli.session import session, split_ref
+from mainspring.cli.session import Session, session, split_ref
 
 app = typer.Typer(help="Versions: list, show, compare, promote, approve, roll back.")
 Ref = Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="Version by number or alias.")]
@@ -134,20 +134,29 @@ def approve(
 @app.command()
 def block(context: typer.Context, ref: Ref, reason: Reason) -> None:
     """Keep a version from going live."""
-    _set_blocked(context, "models.block", ref, reason)
+    where, done = _set_blocked(context, "models.block", ref, reason)
+    named = where.call("models.show", project=where.project, model=done["model"], version=str(done["version"]))
+    live = "production" in named["aliases"]
+    where.show({**done, "live": live}, lambda found: _status(found) + (
+        f"; it is still live: mainspring models rollback {found['model']}" if live else ""))  # fmt: skip
 
 
 @app.command()
 def unblock(context: typer.Context, ref: Ref, reason: Reason) -> None:
     """Let a blocked version go live again."""
-    _set_blocked(context, "models.unblock", ref, reason)
+    where, done = _set_blocked(context, "models.unblock", ref, reason)
+    where.show(done, _status)
 
 
-def _set_blocked(context: typer.Context, operation: str, ref: str, reason: str) -> None:
+def _set_blocked(context: typer.Context, operation: str, ref: str, reason: str) -> tuple[Session, dict[str, Any]]:
     where = session(context)
     model, version = split_ref(ref)
     done = where.call(operation, project=where.project, model=model, version=_needed(ref, version), reason=reason)
-    where.show(done, lambda found: f"model:{found['model']}@{found['version']} is {found['status']}")
+    return where, done
+
+
+def _status(version: dict[str, Any]) -> str:
+    return f"model:{version['model']}@{version['version']} is {version['status']}"
 
 
 def _needed(ref: str, version: str) -> str:

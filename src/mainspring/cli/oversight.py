@@ -175,7 +175,7 @@ def revoke(context: typer.Context, prefix: Prefix) -> None:
 @login.command("link")
 def link(
     context: typer.Context,
-    at: Annotated[str, typer.Option(help="Where the control plane is reached.")] = "http://127.0.0.1:8000",
+    at: Annotated[str, typer.Option(help="Where the control plane is reached; where `up` runs by default.")] = "",
     role: Annotated[str, typer.Option(help="Role of the token it gives.")] = "admin",
     lifetime: Annotated[str, typer.Option(help="How long the link works.")] = "1h",
 ) -> None:

@@ -94,8 +94,8 @@ def run(
 def up(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Where the control plane listens.")] = "",
-    port: Annotated[int, typer.Option(help="Port of the control plane.")] = 0,
-    serving_port: Annotated[int, typer.Option(help="Port of the data plane.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the control plane.", show_default="8000")] = 0,
+    serving_port: Annotated[int, typer.Option(help="Port of the data plane.", show_default="8080")] = 0,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without TLS.")] = False,
 ) -> None:
     """Run the API, schedules, monitors and serving on this machine."""
@@ -109,7 +109,7 @@ def up(
 def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Where the data plane listens.")] = "",
-    port: Annotated[int, typer.Option(help="Its port; AIP_HTTP_PORT and PORT are honoured.")] = 0,
+    port: Annotated[int, typer.Option(help="Its port; AIP_HTTP_PORT and PORT are honoured.", show_default="8080")] = 0,
     model: Annotated[str, typer.Option(help="Model of /invocations, where there are several.")] = "",
 ) -> None:
     """Answer predictions; needs no database and no other process."""
