@@ -6,7 +6,8 @@ import httpx
 import pytest
 import uvicorn
 
-from mainspring.api.client import Client, HttpClient, LocalClient, connect, declared_name, store_token
+from mainspring.api.client import Client, HttpClient, LocalClient, connect, store_token
+from mainspring.api.declared import declared_name
 from mainspring.api.server import make_app
 from mainspring.core.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from mainspring.core.settings import load_settings

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mainspring.api.client import declared_name
+from mainspring.api.declared import declared_name
 from mainspring.api.operations import OPERATIONS
 from mainspring.api.spec import Operation, as_data
 from mainspring.core.errors import Conflict, Forbidden, Invalid, NotFound, nearest

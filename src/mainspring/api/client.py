@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from mainspring.api.declared import declared_name
 from mainspring.core import errors
 from mainspring.core.errors import Forbidden, Invalid, MainspringError, NotFound, Unavailable
 from mainspring.core.settings import FILE, Settings, load_settings
@@ -170,29 +171,6 @@ def store_token(url: str, token: str, environment: Mapping[str, str] = os.enviro
         json.dump(content, out)
     fresh.rename(path)
     return path
-
-
-def declared_name(project_file: Path) -> str:
-    """Return the name a project file declares.
-
-    It is read off the text where the text says it plainly, because importing the file may import half of what is
-    installed; otherwise the file is imported.
-    """
-    import ast
-
-    try:
-        tree = ast.parse(project_file.read_bytes())
-    except (SyntaxError, ValueError):
-        tree = ast.Module(body=[], type_ignores=[])
-    for node in tree.body:
-        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-        if isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "Project" and value.args:
-            name = value.args[0]
-            if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                return name.value
-    from mainspring.project.loading import load_project
-
-    return load_project(project_file).name
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mainspring.api.address import address
 from mainspring.api.spec import operation
 from mainspring.core.errors import Invalid, NotFound
 from mainspring.governance import access, audit, lineage, tokens
@@ -112,8 +113,6 @@ def system_doctor(ws: Workspace, deep: bool = False) -> Checkup:
 @operation("system.login_link", "tokens.write", "local")
 def system_login_link(ws: Workspace, url: str = "", role: str = "admin", lifetime: str = "1h") -> str:
     """Make a link that gives one token, once; it leads to the control plane that runs here unless `url` is given."""
-    from mainspring.api.up import address
-
     return tokens.login_link(ws, url or address(ws), role=role, lifetime=lifetime)
 
 

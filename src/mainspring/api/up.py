@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mainspring.api.address import address, in_url
 from mainspring.api.client import error_kind
 from mainspring.api.server import check_bind, make_app
 from mainspring.api.worker import Worker, command, spawner, tick_safely
@@ -64,7 +65,7 @@ def up(
     listener = _listen(host, port)
     lock = _only_one(ws)
     os.ftruncate(lock, 0)
-    os.write(lock, f"http://{_in_url(host)}:{port}".encode())
+    os.write(lock, f"http://{in_url(host)}:{port}".encode())
     _apply(directory)
     plane = DataPlaneChild(ws, directory, serving_port or int(ws.settings.serving.get("port", 8080)), say)
     worker = Worker(ws, spawner(directory, ws.path("log", "worker.log")), say)
@@ -191,18 +192,6 @@ class DataPlaneChild:
         except (OSError, ValueError):
             return {}
         return found
-
-
-def address(ws: Workspace) -> str:
-    """Return where the control plane of this installation is reached: where it runs, else where it would."""
-    note = ws.home / "locks" / "up"
-    host = str(ws.settings.api.get("host", "127.0.0.1"))
-    noted = note.read_text(encoding="utf-8") if note.is_file() else ""
-    return noted or f"http://{_in_url(host)}:{int(ws.settings.api.get('port', 8000))}"
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _only_one(ws: Workspace) -> int:
