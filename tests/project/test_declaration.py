@@ -124,6 +124,12 @@ def test_the_plan_tells_what_is_new_what_changed_and_what_goes(tmp_path: Path, w
     assert "the function's code" in actions["model:buyer"][1]
 
 
+def test_labels_that_are_joined_by_a_hashed_key_are_refused(tmp_path: Path, local_workspace: Workspace) -> None:
+    hashed = BASE.replace("pii={}", 'pii={"id": "hash"}')
+    refused = [refusal.message for refusal in plan(local_workspace, _load(tmp_path, hashed)).refusals]
+    assert any("keeps a hash" in message for message in refused)
+
+
 def test_moving_and_commenting_code_is_no_change(tmp_path: Path, workspace: Workspace) -> None:
     apply(workspace, _load(tmp_path, PROJECT))
     moved = PROJECT.replace("@shop.model", "\n\n# a remark\n@shop.model").replace(

@@ -77,7 +77,7 @@ def run_model(
 
     began = wall.monotonic()
     model = spec.model(name)
-    planned = apply(ws, spec)
+    planned = apply(ws, spec, before_reading=True)
     result = Engine(ws).run(
         spec.name,
         training_pipeline(ws, spec, model),

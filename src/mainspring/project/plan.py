@@ -67,16 +67,20 @@ def plan(ws: Workspace, spec: ProjectSpec) -> Plan:
     )
 
 
-def apply(ws: Workspace, spec: ProjectSpec) -> Plan:
+def apply(ws: Workspace, spec: ProjectSpec, *, before_reading: bool = False) -> Plan:
     """Make the declaration the one that runs: record it and bring the schedules in line.
+
+    Args:
+        before_reading: The sources are read next, so that their columns are not known yet.
 
     Raises:
         Invalid: an option would have no effect here; the first is named with its line.
     """
     planned = plan(ws, spec)
-    if planned.refusals:
-        first = planned.refusals[0]
-        more = f" (and {len(planned.refusals) - 1} more: mainspring plan)" if len(planned.refusals) > 1 else ""
+    refusals = tuple(_refusals(spec)) if before_reading else planned.refusals
+    if refusals:
+        first = refusals[0]
+        more = f" (and {len(refusals) - 1} more: mainspring plan)" if len(refusals) > 1 else ""
         raise Invalid(first.message + more, hint=first.hint, where=first.where)
     if planned.has_changes:
         with ws.change(spec.name) as change:
@@ -325,8 +329,22 @@ def _model_refusals(spec: ProjectSpec, model: ModelDef) -> Iterator[Refusal]:
             yield Refusal(batch.where, f"there is no dataset {batch.of!r}", f"datasets: {', '.join(spec.datasets)}")
     if model.metric is not None and model.metric not in METRICS:
         yield Refusal(model.where, f"unknown metric {model.metric!r}", f"metrics: {', '.join(sorted(METRICS))}")
+    if isinstance(model.predicts, LabelsDef):
+        yield from _label_refusals(spec, model.predicts)
     if model.watch is not None:
         yield from _watch_refusals(model)
+
+
+def _label_refusals(spec: ProjectSpec, labels: LabelsDef) -> Iterator[Refusal]:
+    for entry in spec.datasets.values():
+        treatment = entry.dataset.pii.get(labels.key, "keep")
+        if labels.key in entry.dataset.key and treatment != "keep":
+            yield Refusal(
+                option_line(entry.where, "pii"),
+                f"labels {labels.name!r} are joined by {labels.key!r}, of which dataset {entry.dataset.name!r} "
+                f"keeps {'a hash' if treatment == 'hash' else 'nothing'}",
+                'join by a key that is not personal, or write "keep" for it',
+            )
 
 
 def _column_refusals(ws: Workspace, spec: ProjectSpec) -> Iterator[Refusal]:
