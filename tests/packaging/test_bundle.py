@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import packaging_models
-from mainspring.core.errors import Invalid, NotFound, Refused
+from mainspring.core.errors import Invalid, Refused, Unavailable
 from mainspring.core.ref import canonical_json, digest
 from mainspring.data.frames import schema_of, to_columns, to_pandas
 from mainspring.packaging.bundle import load, materialise, pack, verify_golden
@@ -143,8 +143,8 @@ def test_a_link_in_a_bundle_is_refused(local_workspace: Workspace, tmp_path: Pat
         load(folder)
 
 
-def test_a_bundle_that_the_store_does_not_hold_is_not_found(local_workspace: Workspace, tmp_path: Path) -> None:
-    with pytest.raises(NotFound):
+def test_a_bundle_that_the_store_does_not_hold_is_unavailable(local_workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable):
         materialise(local_workspace.objects, digest(b"nothing"), tmp_path / "bundle")
 
 

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from mainspring.core.clock import FixedClock
-from mainspring.core.errors import Conflict, Invalid, NotFound, Refused, Unavailable
+from mainspring.core.errors import Conflict, Invalid, Refused, Unavailable
 from mainspring.core.settings import Settings, load_settings
 from mainspring.store import events, tables
 from mainspring.store.database import Database
@@ -232,7 +232,7 @@ def test_an_object_is_found_under_its_digest_and_only_there(tmp_path: Path, url:
     assert objects.open_path(name).read_bytes() == b"payload"
     assert objects.exists(name)
     assert name in objects.digests()
-    with pytest.raises(NotFound):
+    with pytest.raises(Unavailable):
         objects.get("sha256:" + "0" * 64)
     with pytest.raises(Invalid):
         objects.get("../../etc/passwd")

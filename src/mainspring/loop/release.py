@@ -56,7 +56,7 @@ def promote(
     current = live(ws, project, model) if alias == PRODUCTION else None
     if alias == PRODUCTION:
         _require_proof(ws, found)
-        load_scorer(ws, found.bundle_digest)  # what cannot be loaded never goes live
+        bundle_path(ws, found.bundle_digest)  # what is not there never goes live
     if current is not None and current.version == version:
         return AliasMove(project, model, alias, version, version, reason, sync_endpoint(ws, project, model))
     set_alias(ws, project, model, alias, version, reason=reason or "promoted by hand", expected=expected)
@@ -88,7 +88,7 @@ def rollback(ws: Workspace, project: str, model: str, *, to: int | None = None, 
         raise Conflict(f"{target.ref} is the live version", hint="name another with --to")
     why = reason or "rolled back by hand"
     _require_proof(ws, target)
-    load_scorer(ws, target.bundle_digest)
+    bundle_path(ws, target.bundle_digest)
     set_alias(ws, project, model, PRODUCTION, target.version, reason=why, expected=current.version)
     block(ws, project, model, current.version, reason=why)
     return AliasMove(
@@ -181,6 +181,8 @@ def load_scorer(ws: Workspace, bundle_digest: str) -> Scorer:
     try:
         return Scorer.load(path, trust_pickle=trusted, bundle_digest=bundle_digest)
     except Refused:
+        if not ws.objects.exists(bundle_digest):
+            raise
         shutil.rmtree(path)
         return Scorer.load(bundle_path(ws, bundle_digest), trust_pickle=trusted, bundle_digest=bundle_digest)
 
